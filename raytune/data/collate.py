@@ -1,0 +1,108 @@
+"""Rows of different lengths become one padded batch of tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from raytune.types import IGNORE_INDEX
+
+Row = Mapping[str, npt.NDArray[np.generic]]
+
+
+# Made by collate, read by the engine and the losses.
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """A micro-batch, padded on the right.
+
+    `position_ids` and `segment_ids` are set where a row is packed: segments number the samples of a row 1, 2, ..., 0
+    is padding, and attention never crosses them. Without them plain causal attention is right, for padding stands
+    behind every token that counts. `row_ids` are the rows' numbers in their store, `lengths` their unpadded tokens.
+
+    Example: Batch(ids, labels, None, None, row_ids=[4, 0], lengths=[6, 2])      # ids and labels [2, 8]
+    """
+
+    input_ids: Tensor  # [B, T] int64
+    labels: Tensor  # [B, T] int64
+    position_ids: Tensor | None  # [B, T] int64
+    segment_ids: Tensor | None  # [B, T] int64
+    row_ids: list[int]
+    lengths: list[int]
+
+    @property
+    def num_label_tokens(self) -> int:
+        """Labels that a loss counts: the first of a row has no token before it that could predict it."""
+        return int((self.labels[:, 1:] != IGNORE_INDEX).sum())
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens without the padding."""
+        return sum(self.lengths)
+
+    @property
+    def attention_mask(self) -> Tensor:
+        """1 for a token, 0 for padding. [B, T] int64, on the device of the ids."""
+        places = torch.arange(self.input_ids.shape[1], device=self.input_ids.device)
+        lengths = torch.tensor(self.lengths, device=self.input_ids.device)
+        return (places[None, :] < lengths[:, None]).long()
+
+    def to(self, device: torch.device | str) -> Batch:
+        """Copy the tensors to a device."""
+        return replace(
+            self,
+            input_ids=self.input_ids.to(device, non_blocking=True),
+            labels=self.labels.to(device, non_blocking=True),
+            position_ids=None if self.position_ids is None else self.position_ids.to(device, non_blocking=True),
+            segment_ids=None if self.segment_ids is None else self.segment_ids.to(device, non_blocking=True),
+        )
+
+
+def collate(
+    rows: Sequence[Row],
+    *,
+    pad_id: int,
+    label_pad: int = IGNORE_INDEX,
+    multiple: int = 8,
+    row_ids: Sequence[int] | None = None,
+) -> Batch:
+    """Pad rows to the longest, rounded up to a multiple.
+
+    Args: rows: `input_ids` and `labels`, both [T] int; `position_ids` and `attention_mask` [T] where packed.
+        label_pad: the label of padding; pad_id under ignore_pad_token_for_loss: false.
+        row_ids: numbers that name the rows in errors, 0, 1, ... by default.
+    """
+    if not rows:
+        raise ValueError("a batch needs a row")
+    lengths = [len(row["input_ids"]) for row in rows]
+    width = -(-max(lengths) // multiple) * multiple
+    packed = any(len(row.get("position_ids", ())) for row in rows)
+    return Batch(
+        input_ids=_pad([row["input_ids"] for row in rows], width, pad_id),
+        labels=_pad([row["labels"] for row in rows], width, label_pad),
+        position_ids=_pad([_positions(row) for row in rows], width, 0) if packed else None,
+        segment_ids=_pad([_segments(row) for row in rows], width, 0) if packed else None,
+        row_ids=list(range(len(rows)) if row_ids is None else row_ids),
+        lengths=lengths,
+    )
+
+
+def _positions(row: Row) -> npt.NDArray[np.generic]:
+    given = row.get("position_ids", ())
+    return given if len(given) else np.arange(len(row["input_ids"]))
+
+
+def _segments(row: Row) -> npt.NDArray[np.generic]:
+    given = row.get("attention_mask", ())
+    return given if len(given) else np.ones(len(row["input_ids"]), dtype=np.int64)
+
+
+def _pad(parts: Sequence[npt.NDArray[np.generic]], width: int, value: int) -> Tensor:
+    padded = np.full((len(parts), width), value, dtype=np.int64)
+    for line, part in zip(padded, parts, strict=True):
+        line[: len(part)] = part
+    return torch.from_numpy(padded)

@@ -1,0 +1,178 @@
+"""Samples become token ids and labels."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from raytune.data.own_template import render_own, render_own_prompt
+from raytune.data.pretrain import encode_texts
+from raytune.data.render import Elements, Turn, render_prompt, render_turns
+from raytune.data.template import Element, Template
+from raytune.data.tokenize import Guard, tokenize
+from raytune.errors import DataError
+from raytune.types import IGNORE_INDEX, Encoded, Message, Sample, Stage
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from raytune.config.data import DataConfig
+
+Pair = tuple[list[int], list[int]]
+"""(source ids, target ids) of one turn."""
+
+
+def encode_samples(
+    samples: Sequence[Sample],
+    stage: Stage,
+    template: Template,
+    tokenizer: PreTrainedTokenizerBase,
+    data: DataConfig,
+    counts: Counter[str] | None = None,
+) -> list[Encoded]:
+    """Encode a block of samples; the tokenizer is the one `template.fix_tokenizer` has seen.
+
+    Args: counts: grows by "truncated", the rows that lost tokens to cutoff_len.
+    Returns: one row per sample for sft (not packed yet); for pt the blocks that the joined texts are cut into, or one
+        row per text under packing: false.
+    Raises: DataError.
+    """
+    counts = Counter() if counts is None else counts
+    if not samples:
+        return []
+    if stage == "pt":
+        return encode_texts(samples, template, tokenizer, data, row_length(data, template.compat), counts)
+    if template.efficient_eos and data.train_on_prompt:
+        raise DataError(
+            f"template '{template.name}' has no end token of its own, so it cannot be used with train_on_prompt",
+            fix="Set train_on_prompt: false or choose another template.",
+        )
+    guard = None if template.compat else Guard(tokenizer)
+    if guard is not None:
+        samples = [guard.hide_sample(sample) for sample in samples]
+    if template.own:
+        conversations = render_own(samples, template, tokenizer)
+    else:
+        conversations = [render_turns(sample, template, mask_history=data.mask_history) for sample in samples]
+    cutoff = row_length(data, template.compat)
+    rows: list[Encoded] = []
+    for pairs in _to_ids(conversations, tokenizer, guard):
+        row = label_turns(
+            pairs,
+            cutoff,
+            eos_id=_eos_id(tokenizer),
+            train_on_prompt=data.train_on_prompt,
+            mask_history=data.mask_history,
+            efficient_eos=template.efficient_eos,
+            compat=template.compat,
+        )
+        kept = len(row.input_ids) - template.efficient_eos
+        counts["truncated"] += kept < sum(len(source) + len(target) for source, target in pairs)
+        rows.append(row)
+    return rows
+
+
+def prompt_ids(
+    messages: Sequence[Message], system: str, tools: str, template: Template, tokenizer: PreTrainedTokenizerBase
+) -> list[int]:
+    """Token ids of a conversation that waits for its next answer; see Template.prompt_ids."""
+    guard = None if template.compat else Guard(tokenizer)
+    sample = Sample(tuple(messages), system, tools)
+    if guard is not None:
+        sample = guard.hide_sample(sample)
+    if template.own:
+        elements: Elements = [render_own_prompt(sample.messages, sample.system, sample.tools, template, tokenizer)]
+    else:
+        elements = render_prompt(sample.messages, sample.system, sample.tools, template)
+    ids = tokenize([text for text in elements if isinstance(text, str)], tokenizer, guard)
+    return _join(elements, ids, _special_ids(tokenizer))
+
+
+def row_length(data: DataConfig, compat: bool) -> int:
+    """Tokens a row may have: cutoff_len, one less in LLaMA-Factory where packing is asked for by name."""
+    return data.cutoff_len - 1 if compat and (data.packing or data.neat_packing) else data.cutoff_len
+
+
+def split_budget(source: int, target: int, budget: int) -> tuple[int, int]:
+    """Share `budget` tokens between a source and a target of these lengths.
+
+    A part of less than half the budget keeps all of its tokens, else both shrink in proportion.
+    Source: LLaMA-Factory's infer_seqlen.
+    """
+    if 2 * target < budget:
+        allowed = budget
+    elif 2 * source < budget:
+        allowed = budget - source
+    else:
+        allowed = int(budget * target / (source + target))
+    kept = min(allowed, target)
+    return min(max(budget - kept, 0), source), kept
+
+
+def label_turns(
+    pairs: Sequence[Pair],
+    cutoff: int,
+    *,
+    eos_id: int,
+    train_on_prompt: bool = False,
+    mask_history: bool = False,
+    efficient_eos: bool = False,
+    compat: bool = False,
+) -> Encoded:
+    """Join turns into one row of at most `cutoff` tokens; the turns that do not fit are left out.
+
+    With mask_history the last turn has the first right to the budget and is the only one trained.
+    """
+    total = 1 if efficient_eos else 0
+    parts: list[Pair] = []
+    for number, (source, target) in enumerate(reversed(pairs) if mask_history else pairs):
+        if total >= cutoff:
+            break
+        num_source, num_target = split_budget(len(source), len(target), cutoff - total)
+        total += num_source + num_target
+        source, target = source[:num_source], target[:num_target]
+        labels = source if train_on_prompt else [IGNORE_INDEX] * num_source
+        # The next turn's first token is where the answer before it ends. Under mask_history `number` counts
+        # backwards and the answer before is not trained, which LLaMA-Factory overlooks.
+        if efficient_eos and number and source and (compat or not mask_history):
+            labels = [eos_id, *labels[1:]]
+        trained = [IGNORE_INDEX] * num_target if mask_history and number else target
+        parts.append((source + target, labels + trained))
+    if mask_history:
+        parts.reverse()
+    row = Encoded([token for ids, _ in parts for token in ids], [label for _, labels in parts for label in labels])
+    if efficient_eos:
+        row.input_ids.append(eos_id)
+        row.labels.append(eos_id)
+    return row
+
+
+def _to_ids(
+    conversations: Sequence[Sequence[Turn]], tokenizer: PreTrainedTokenizerBase, guard: Guard | None
+) -> list[list[Pair]]:
+    sides = (side for turns in conversations for turn in turns for side in turn)
+    ids = tokenize((element for side in sides for element in side if isinstance(element, str)), tokenizer, guard)
+    special = _special_ids(tokenizer)
+    return [
+        [(_join(source, ids, special), _join(target, ids, special)) for source, target in turns]
+        for turns in conversations
+    ]
+
+
+def _join(elements: Sequence[Element], ids: dict[str, list[int]], special: dict[str, list[int]]) -> list[int]:
+    joined: list[int] = []
+    for element in elements:
+        joined += ids[element] if isinstance(element, str) else special[element.kind]
+    return joined
+
+
+def _special_ids(tokenizer: PreTrainedTokenizerBase) -> dict[str, list[int]]:
+    known = {"bos": tokenizer.bos_token_id, "eos": tokenizer.eos_token_id}
+    return {kind: [] if number is None else [number] for kind, number in known.items()}
+
+
+def _eos_id(tokenizer: PreTrainedTokenizerBase) -> int:
+    if tokenizer.eos_token_id is None:
+        raise DataError("the tokenizer has no end-of-sequence token", fix="Call Template.fix_tokenizer first.")
+    return tokenizer.eos_token_id

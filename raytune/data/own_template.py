@@ -1,0 +1,131 @@
+"""The tokenizer's own chat template (Jinja), cut into what is given and what is answered."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from jinja2.exceptions import TemplateError
+
+from raytune.data.render import ANSWERING, Turn, without_thought
+from raytune.data.template import Template
+from raytune.data.tools import parse_calls, parse_tools
+from raytune.errors import DataError
+from raytune.types import Message, Sample
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+THOUGHT_WORDS = ("<think>\n", "\n</think>\n\n")
+
+Chat = list[dict[str, Any]]
+
+
+def render_own(samples: Sequence[Sample], template: Template, tokenizer: PreTrainedTokenizerBase) -> list[list[Turn]]:
+    """Render conversations with the tokenizer's chat template.
+
+    An answer is a target where both the prompt before it and the conversation up to it are prefixes of the whole, for
+    then training sees the text that inference will. A template that rewrites older turns (most drop their thoughts)
+    has only its last answer trained.
+
+    Raises: DataError where the template refuses the roles, loses the tools, or has no last answer to train.
+    """
+    chats = [_chat(sample.messages, sample.system, template) for sample in samples]
+    starts = [len(chat) - len(sample.messages) for chat, sample in zip(chats, samples, strict=True)]
+    prompts: list[tuple[int, Chat]] = []
+    answers: list[tuple[int, Chat]] = []
+    for row, (chat, start) in enumerate(zip(chats, starts, strict=True)):
+        for end in range(start + 1, len(chat), 2):
+            prompts.append((row, chat[:end]))
+            answers.append((row, chat[: end + 1]))
+    tools = [sample.tools for sample in samples]
+    asked = _apply(prompts, tools, template, tokenizer, waiting=True)
+    answered = _apply(answers, tools, template, tokenizer, waiting=False)
+    rendered: list[list[tuple[str, str]]] = [[] for _ in samples]
+    for (row, _), prompt, answer in zip(prompts, asked, answered, strict=True):
+        rendered[row].append((prompt, answer))
+    for sample, pairs in zip(samples, rendered, strict=True):
+        if sample.tools or any(message.role == "function" for message in sample.messages):
+            _check_tools(sample, pairs[-1][1], tokenizer)
+    return [_cut(pairs, tokenizer) for pairs in rendered]
+
+
+def render_own_prompt(
+    messages: Sequence[Message], system: str, tools: str, template: Template, tokenizer: PreTrainedTokenizerBase
+) -> str:
+    """Render a conversation that waits for its next answer."""
+    return _apply([(0, _chat(messages, system, template))], [tools], template, tokenizer, waiting=True)[0]
+
+
+def _cut(pairs: Sequence[tuple[str, str]], tokenizer: PreTrainedTokenizerBase) -> list[Turn]:
+    whole = pairs[-1][1]
+    turns: list[Turn] = []
+    done = 0
+    for prompt, answer in pairs:
+        if done <= len(prompt) < len(answer) and answer.startswith(prompt) and whole.startswith(answer):
+            turns.append(([whole[done : len(prompt)]], [whole[len(prompt) : len(answer)]]))
+            done = len(answer)
+    if done != len(whole):
+        raise DataError(
+            f"the chat template of {tokenizer.name_or_path} writes a conversation that does not begin with its prompt, "
+            "so the answer cannot be told from it",
+            fix="Name a template that fits the model instead of auto.",
+        )
+    return turns
+
+
+def _chat(messages: Sequence[Message], system: str, template: Template) -> Chat:
+    system = system or template.default_system
+    chat: Chat = [{"role": "system", "content": system}] if system else []
+    for message in messages:
+        if template.enable_thinking is False and message.role in ANSWERING:
+            message = without_thought(message, THOUGHT_WORDS)
+        match message.role:
+            case "function":
+                before, calls = parse_calls(message.content)
+                made = [{"name": call.name, "arguments": call.arguments} for call in calls]
+                listed = [{"type": "function", "function": function} for function in made]
+                chat.append({"role": "assistant", "content": before, "tool_calls": listed})
+            case "observation":
+                chat.append({"role": "tool", "content": message.content})
+            case _:
+                chat.append({"role": message.role, "content": message.content})
+    return chat
+
+
+def _apply(
+    chats: Sequence[tuple[int, Chat]],
+    tools: Sequence[str],
+    template: Template,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    waiting: bool,
+) -> list[str]:
+    """Render (row, chat) pairs; those without tools in one call, for tools are an argument of the whole call."""
+    settings: dict[str, Any] = {"tokenize": False, "add_generation_prompt": waiting}
+    if template.enable_thinking is not None:
+        settings["enable_thinking"] = template.enable_thinking
+    plain = [chat for row, chat in chats if not tools[row]]
+    try:
+        texts = iter(tokenizer.apply_chat_template(plain, **settings) if plain else [])
+        return [
+            tokenizer.apply_chat_template(chat, tools=parse_tools(tools[row]), **settings) if tools[row] else next(texts)
+            for row, chat in chats
+        ]
+    except TemplateError as error:
+        raise DataError(
+            f"the chat template of {tokenizer.name_or_path} refuses a conversation: {error}",
+            fix="Name a template instead of auto, or change the rows (many templates know no system prompt or tools).",
+        ) from error
+
+
+def _check_tools(sample: Sample, text: str, tokenizer: PreTrainedTokenizerBase) -> None:
+    names = [str(tool["function"].get("name", "")) for tool in parse_tools(sample.tools)] if sample.tools else []
+    calls = [message.content for message in sample.messages if message.role == "function"]
+    names += [call.name for content in calls for call in parse_calls(content)[1]]
+    lost = [name for name in names if name not in text]
+    if lost:
+        raise DataError(
+            f"the chat template of {tokenizer.name_or_path} does not write tools (it lost '{lost[0]}')",
+            fix="Name a template with a tool format, for example template: chatml with tool_format: qwen.",
+        )

@@ -1,0 +1,67 @@
+"""Rows equal to those that LLaMA-Factory made with the same tokenizer, ids and labels."""
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import PreTrainedTokenizerBase
+
+from raytune.config.data import DataConfig
+from raytune.config.template import TemplateConfig
+from raytune.data.encode import encode_samples
+from raytune.data.pack import pack_rows
+from raytune.data.render import render_messages
+from raytune.data.template import Special, Template, load_template, read_template, template_names
+from raytune.errors import DataError
+from raytune.types import Encoded, Message, Sample, Stage
+
+SHARED = Path(__file__).parents[2].parent / "shared"
+GOLDEN: dict[str, Any] = json.loads((SHARED / "reference/golden/llamafactory.json").read_text(encoding="utf-8"))
+TEMPLATE_KEYS = {"enable_thinking"}
+
+CHINESE = ("\u4f60\u597d", "\u5f88\u9ad8\u5174\u8ba4\u8bc6\u4f60\uff01", "\u6a21\u578b\u601d\u8003\u5185\u5bb9")
+ANSWERS = {
+    "plain": ("I am fine!", CHINESE[1]),
+    "cot": (
+        "<think>\nModel thought here\n</think>\n\nI am fine!",
+        f"<think>\n{CHINESE[2]}\n</think>\n\n{CHINESE[1]}",
+    ),
+}
+
+
+def conversation(case: str) -> tuple[Message, ...]:
+    first, second = ANSWERS[case]
+    turns = (("user", "How are you"), ("assistant", first), ("user", CHINESE[0]), ("assistant", second))
+    return tuple(Message(role, content) for role, content in turns)
+
+
+def name_of(row: dict[str, Any]) -> str:
+    args = ",".join(f"{key}={value}" for key, value in row["args"].items())
+    return f"{row['template']}-{row['case']}-{'system' if row['system'] else 'none'}-{args}"
+
+
+def encode(
+    samples: list[Sample], stage: Stage, name: str, args: dict[str, Any], tokenizer: PreTrainedTokenizerBase
+) -> list[Encoded]:
+    tokenizer = copy.deepcopy(tokenizer)
+    own = {key: value for key, value in args.items() if key in TEMPLATE_KEYS}
+    cfg = TemplateConfig(compat="llamafactory", **own)
+    template = load_template(name, tokenizer, cfg)
+    template.fix_tokenizer(tokenizer)
+    data = DataConfig(**{key: value for key, value in args.items() if key not in TEMPLATE_KEYS})
+    return encode_samples(samples, stage, template, tokenizer, data)
+
+
+@pytest.mark.parametrize("row", GOLDEN["sft"], ids=name_of)
+def test_sft_row(row: dict[str, Any], smollm2_tokenizer: PreTrainedTokenizerBase) -> None:
+    sample = Sample(conversation(row["case"]), row["system"])
+    if "error" in row:
+        with pytest.raises(DataError, match="train_on_prompt"):
+            encode([sample], "sft", row["template"], row["args"], smollm2_tokenizer)
+        return
+    (made,) = encode([sample], "sft", row["template"], row["args"], smollm2_tokenizer)
+    assert made.input_ids == row["input_ids"]
+    assert made.labels == row["labels"]
+    assert smollm2_tokenizer.decode(made.input_ids) == row["text"]
