@@ -1,0 +1,167 @@
+"""The trainer group: one TrainerWorker a rank inside the run's placement group; implements the Trainer Protocol.
+
+driver -> all ranks at once -> first failure ends the group -> sums of the ranks added up for the loop
+"""
+
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import ray
+from ray.exceptions import RayActorError, RayTaskError
+from ray.util.placement_group import PlacementGroup
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+from actors.files import start_file_server
+from actors.placement import Plan
+from actors.trainer import TrainerWorker, died
+from raytune.config.run import RunConfig
+from raytune.data.batches import Position
+from raytune.errors import RaytuneError, TrainError
+from raytune.log import get_logger
+from raytune.stages.interfaces import EvalResult, StepResult
+
+if TYPE_CHECKING:
+    from raytune.data.pipeline import PreparedData
+    from raytune.stages.rank import ModelFacts
+
+log = get_logger(__name__)
+
+_START_DEADLINE = 300.0
+_BUILD_DEADLINE = 3600.0
+# When one rank fails, its peers fail a moment later; waiting a little lets the cause be named instead of an effect.
+_GRACE = 3.0
+
+
+class TrainerGroup:
+    """All ranks of a run. Every wait is bounded by `ddp_timeout`, and any failure ends all ranks."""
+
+    def __init__(self, cfg: RunConfig, plan: Plan, group: PlacementGroup) -> None:
+        self._timeout = cfg.cluster.ddp_timeout
+        indices = plan.of_role("trainer")
+        home = ray.get_runtime_context().get_node_id()
+        self._files = start_file_server()
+        self._workers: list[Any] = []
+        for rank, index in enumerate(indices):
+            bundle = plan.bundles[index]
+            actor = ray.remote(TrainerWorker).options(
+                num_cpus=bundle.cpus,
+                num_gpus=bundle.gpus,
+                scheduling_strategy=PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=index),
+            )
+            shared = cfg.cluster.storage_path is not None
+            self._workers.append(
+                actor.remote(cfg, rank=rank, world_size=len(indices), home=home, files=self._files, shared=shared)
+            )
+        self._nodes = [f"rank {rank}" for rank in range(len(indices))]
+        self._rendezvous(cfg)
+
+    def _rendezvous(self, cfg: RunConfig) -> None:
+        """Connect the ranks at an address of rank 0's own node."""
+        places = self._all("start", lambda w: w.where.remote(), timeout=_START_DEADLINE)
+        self._nodes = [address for _, address, _ in places]
+        ranks_on = Counter(node for node, _, _ in places)
+        cluster = cfg.cluster
+        port = int(cluster.master_port or 0)
+        host, port = self._wait("open the rendezvous", [self._workers[0].open_store.remote(cluster.master_addr, port)])[0]
+        refs = []
+        for worker, (node, _, num_cpus) in zip(self._workers, places, strict=True):
+            threads = int(cluster.cpus_per_worker or max(num_cpus // ranks_on[node], 1))
+            refs.append(worker.connect.remote(host, port, threads=threads, timeout=self._timeout))
+        self._wait("join the process group", refs)
+
+    def build(self, checkpoint: Path | None) -> list[Any]:
+        """Begin loading the model on every rank; hand the result to `start`."""
+        return [worker.build.remote(checkpoint) for worker in self._workers]
+
+    def start(self, building: list[Any], data: "PreparedData", total_steps: int) -> "ModelFacts":
+        """Wait for the model, attach data and optimizer. Returns what rank 0 says about the model."""
+        self._wait("load the model", building, timeout=_BUILD_DEADLINE)
+        facts = self._all("prepare training", lambda w: w.start.remote(data, total_steps), timeout=_BUILD_DEADLINE)
+        return facts[0]
+
+    def train_step(self, step: int, position: Position) -> StepResult:
+        sums = self._all(f"step {step}", lambda w: w.train_step.remote(step, position))
+        num_labels = sum(part.num_label_tokens for part in sums)
+        return StepResult(
+            loss=sum(part.loss for part in sums) / max(num_labels, 1),
+            num_rows=sum(part.num_rows for part in sums),
+            num_tokens=sum(part.num_tokens for part in sums),
+            num_label_tokens=num_labels,
+            grad_norm=sums[0].grad_norm,
+            learning_rate=sums[0].learning_rate,
+            skipped=sums[0].skipped,
+        )
+
+    def evaluate(self, name: str) -> EvalResult:
+        sums = self._all(f"evaluate {name}".strip(), lambda w: w.evaluate.remote(name))
+        num_labels = max(sum(part.num_label_tokens for part in sums), 1)
+        return EvalResult(
+            loss=sum(part.loss for part in sums) / num_labels,
+            accuracy=sum(part.correct for part in sums) / num_labels,
+            num_rows=sum(part.num_rows for part in sums),
+            num_label_tokens=num_labels,
+        )
+
+    def metric_step(self, metric: float) -> None:
+        self._all("tell the schedule a metric", lambda w: w.metric_step.remote(metric))
+
+    def save(self, folder: Path, *, with_state: bool) -> None:
+        self._all("save", lambda w: w.save.remote(folder, with_state))
+
+    def relay_log(self) -> None:
+        """Print what rank 0 logged, and what other ranks warned of, since the last call."""
+        for rank, lines in enumerate(self._all("log", lambda w: w.drain_log.remote())):
+            for level, text in lines:
+                log.log(level, text if rank == 0 else f"[rank {rank}] {text}")
+
+    def shutdown(self) -> None:
+        for actor in [*self._workers, self._files]:
+            ray.kill(actor)
+
+    def _all(self, what: str, call: Callable[[Any], Any], *, timeout: float | None = None) -> list[Any]:
+        return self._wait(what, [call(worker) for worker in self._workers], timeout=timeout)
+
+    def _wait(self, what: str, refs: list[Any], *, timeout: float | None = None) -> list[Any]:
+        """Results of all ranks, or the error of the rank that failed first."""
+        limit = timeout or self._timeout
+        deadline = time.monotonic() + limit
+        pending = list(refs)
+        while pending:
+            done, pending = ray.wait(pending, timeout=max(deadline - time.monotonic(), 0.0))
+            if not done:
+                late = ", ".join(str(refs.index(ref)) for ref in pending)
+                raise TrainError(
+                    f"rank {late} did not finish within {limit:g} s: {what}",
+                    fix="Look at the node's load, or raise ddp_timeout.",
+                )
+            try:
+                ray.get(done, timeout=_GRACE)
+            except (RayActorError, RayTaskError) as error:
+                raise self._first_cause(refs, error) from error
+        return ray.get(refs, timeout=_GRACE * 20)
+
+    def _first_cause(self, refs: list[Any], first: BaseException) -> RaytuneError:
+        """Of all failing ranks, the one that died or met bad input rather than one that lost its peer."""
+        ray.wait(refs, num_returns=len(refs), timeout=_GRACE)
+        failures = {rank: error for rank, ref in enumerate(refs) if (error := _failure_of(ref)) is not None}
+        for error in failures.values():
+            if isinstance(error, RayTaskError) and isinstance(error.cause, RaytuneError):
+                return error.cause
+        dead = {rank: error for rank, error in failures.items() if isinstance(error, RayActorError)}
+        rank, error = next(iter((dead or failures or {0: first}).items()))
+        return died(rank, self._nodes[rank] if len(refs) > 1 else self._nodes[0], error)
+
+
+def _failure_of(ref: Any) -> BaseException | None:
+    """The exception behind a reference that is ready; None when it holds a value or is not ready."""
+    ready, _ = ray.wait([ref], timeout=0)
+    if not ready:
+        return None
+    try:
+        ray.get(ready, timeout=_GRACE)
+    except (RayActorError, RayTaskError) as error:
+        return error
+    return None

@@ -1,0 +1,146 @@
+"""The one scheduler of a cluster: a named actor that lets runs reserve their placement groups one at a time.
+
+ask (again and again) -> "go" for the first in the queue -> the run creates its placement group -> settled -> next
+
+The queue is ordered by priority, then by arrival. The run itself owns its placement group, so that Ray frees it when the
+driver dies; what is held, and by whom, is read from Ray and not remembered here.
+"""
+
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+import ray
+from ray.util.placement_group import PlacementGroup, placement_group, placement_group_table, remove_placement_group
+
+from actors.placement import NodeShape, Plan, place
+from raytune.errors import PlacementError
+from raytune.log import get_logger
+
+log = get_logger(__name__)
+
+NAME = "raytune-scheduler"
+NAMESPACE = "raytune"
+PREFIX = "raytune/"
+_POLL = 0.5
+_CALL_DEADLINE = 60.0
+# A run that has not asked for this long is gone; its place in the queue is given away.
+_FORGET_AFTER = 30.0
+
+
+@dataclass
+class _Ticket:
+    priority: int
+    arrived: float
+    asked: float
+
+
+@dataclass
+class Queue:
+    """Who may reserve next. Time is passed in, so that tests need not wait."""
+
+    tickets: dict[str, _Ticket] = field(default_factory=dict)
+
+    def ask(self, run: str, priority: int, now: float) -> str | None:
+        """Return None when it is the run's turn, else the name of the run before it."""
+        self.tickets = {name: t for name, t in self.tickets.items() if now - t.asked < _FORGET_AFTER or name == run}
+        ticket = self.tickets.setdefault(run, _Ticket(priority, now, now))
+        ticket.asked = now
+        first = min(self.tickets, key=lambda name: (-self.tickets[name].priority, self.tickets[name].arrived))
+        return None if first == run else first
+
+    def settle(self, run: str) -> None:
+        """The run has its placement group, or has given up."""
+        self.tickets.pop(run, None)
+
+
+class Scheduler:
+    """The actor around the queue."""
+
+    def __init__(self) -> None:
+        self._queue = Queue()
+
+    def ask(self, run: str, priority: int) -> str | None:
+        return self._queue.ask(run, priority, time.monotonic())
+
+    def settle(self, run: str) -> None:
+        self._queue.settle(run)
+
+
+def nodes() -> list[NodeShape]:
+    """Shapes of the living nodes of the connected cluster."""
+    alive = [node for node in ray.nodes() if node["Alive"]]
+    return [
+        NodeShape(node["NodeManagerAddress"], node["Resources"].get("CPU", 0), node["Resources"].get("GPU", 0))
+        for node in alive
+    ]
+
+
+def reserve(plan: Plan, *, timeout: float) -> PlacementGroup:
+    """Reserve all bundles of `plan` as one placement group owned by this process.
+
+    Raises PlacementError at once when no set of nodes could hold it, and after `timeout` seconds, naming who holds what
+    is missing, when the cluster stays busy.
+    """
+    place(plan, nodes())
+    actor = ray.remote(Scheduler).options(
+        name=NAME, namespace=NAMESPACE, lifetime="detached", get_if_exists=True, num_cpus=0
+    )
+    scheduler: Any = actor.remote()
+    deadline = time.monotonic() + timeout
+    try:
+        _wait_for_turn(scheduler, plan, deadline, timeout)
+        return _create(plan, deadline, timeout)
+    finally:
+        ray.get(scheduler.settle.remote(plan.run), timeout=_CALL_DEADLINE)
+
+
+def release(group: PlacementGroup) -> None:
+    """Give the resources back; actors inside end with it."""
+    remove_placement_group(group)
+
+
+def _wait_for_turn(scheduler: Any, plan: Plan, deadline: float, timeout: float) -> None:
+    said = None
+    while (before := ray.get(scheduler.ask.remote(plan.run, plan.priority), timeout=_CALL_DEADLINE)) is not None:
+        if before != said:
+            log.info("waiting: run %s is before this one in the queue", before)
+            said = before
+        if time.monotonic() > deadline:
+            raise PlacementError(
+                f"run {plan.run} waited {timeout:g} s in the queue behind {before}",
+                fix="Raise placement_timeout or priority.",
+            )
+        time.sleep(_POLL)
+
+
+def _create(plan: Plan, deadline: float, timeout: float) -> PlacementGroup:
+    group = placement_group([b.resources() for b in plan.bundles], strategy="PACK", name=PREFIX + plan.run)
+    said = False
+    while not group.wait(timeout_seconds=_POLL if said else 2.0):
+        if not said:
+            log.info("waiting for resources: %s", holders(plan))
+            said = True
+        if time.monotonic() > deadline:
+            reason = holders(plan)
+            remove_placement_group(group)
+            raise PlacementError(
+                f"the cluster stayed busy for {timeout:g} s: {reason}",
+                fix="Wait for the holder, stop it, or raise placement_timeout.",
+            )
+    return group
+
+
+def holders(plan: Plan) -> str:
+    """One line: what the plan needs, what is free, and which placement groups hold the rest."""
+    free = ray.available_resources()
+    need = f"need {plan.cpus:g} CPUs and {plan.gpus:g} GPUs"
+    have = f"free {free.get('CPU', 0):g} CPUs and {free.get('GPU', 0):g} GPUs"
+    held = []
+    for entry in placement_group_table().values():
+        if entry["state"] != "CREATED":
+            continue
+        bundles = entry["bundles"].values()
+        cpus, gpus = (sum(bundle.get(kind, 0) for bundle in bundles) for kind in ("CPU", "GPU"))
+        held.append(f"{(entry['name'] or 'an unnamed group').removeprefix(PREFIX)} holds {cpus:g} CPUs, {gpus:g} GPUs")
+    return f"{need}; {have}; {'; '.join(held) if held else 'the rest is held by actors outside placement groups'}"

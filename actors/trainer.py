@@ -1,0 +1,139 @@
+"""One trainer rank as a Ray actor: rendezvous, device and threads here, the work in raytune.stages.rank."""
+
+import datetime
+import logging
+import os
+import socket
+import traceback
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import ray
+
+from actors.files import FileServer, fetch_folder, send_folder
+from raytune import log as raytune_log
+from raytune.config.run import RunConfig
+from raytune.data.batches import Position
+from raytune.errors import TrainError
+
+if TYPE_CHECKING:
+    from raytune.data.pipeline import PreparedData
+    from raytune.stages.rank import ModelFacts, RankSums
+
+
+# Made by TrainerWorker, read by actors.group.
+class _Recorder(logging.Handler):
+    """Keeps log lines of a rank, so that the driver can print those of rank 0 in order."""
+
+    def __init__(self) -> None:
+        super().__init__(level=logging.INFO)
+        self.lines: list[tuple[int, str]] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.append((record.levelno, record.getMessage()))
+
+
+class TrainerWorker:
+    """One rank.
+
+    Torch is imported inside the methods: the driver imports this module too, and starts faster without it.
+
+    Args: home: the driver's node id; files of ranks elsewhere travel through `files`, unless `shared` says that every
+    node sees the same file system.
+    """
+
+    def __init__(self, cfg: RunConfig, *, rank: int, world_size: int, home: str, files: Any, shared: bool) -> None:
+        self._cfg, self._rank, self._world_size = cfg, rank, world_size
+        self._away = not shared and ray.get_runtime_context().get_node_id() != home
+        self._files: FileServer = files
+        raytune_log.configure(rank=rank)
+        self._recorder = _Recorder()
+        logging.getLogger("raytune").addHandler(self._recorder)
+
+    def where(self) -> tuple[str, str, int]:
+        """Node id, node address and number of CPUs of the host."""
+        context = ray.get_runtime_context()
+        return context.get_node_id(), ray.util.get_node_ip_address(), os.cpu_count() or 1
+
+    def pid(self) -> int:
+        return os.getpid()
+
+    def open_store(self, address: str | None, port: int) -> tuple[str, int]:
+        """Rank 0: open the rendezvous store; port 0 takes a free one. Returns where the others find it."""
+        from torch.distributed import TCPStore
+
+        host = address or ray.util.get_node_ip_address()
+        self._store = TCPStore(host, port, self._world_size, is_master=True, wait_for_workers=False)
+        return host, self._store.port
+
+    def connect(self, host: str, port: int, *, threads: int, timeout: float) -> None:
+        """Join the process group (for more than one rank) and fix the device and the number of threads."""
+        import torch
+        import torch.distributed as dist
+
+        torch.set_num_threads(threads)
+        self._device = torch.device("cuda", 0) if torch.cuda.is_available() and ray.get_gpu_ids() else torch.device("cpu")
+        if self._device.type == "cuda":
+            torch.cuda.set_device(self._device)
+        if self._world_size == 1:
+            return
+        limit = datetime.timedelta(seconds=timeout)
+        if self._rank != 0:
+            self._store = dist.TCPStore(host, port, self._world_size, is_master=False, timeout=limit)
+        backend = self._cfg.cluster.ddp_backend or ("nccl" if self._device.type == "cuda" else "gloo")
+        dist.init_process_group(
+            backend, store=self._store, rank=self._rank, world_size=self._world_size, timeout=limit
+        )
+
+    def build(self, checkpoint: Path | None) -> None:
+        from raytune.stages.rank import RankTrainer
+
+        if checkpoint is not None and self._away:
+            checkpoint = fetch_folder(self._files, checkpoint)
+        self._checkpoint = checkpoint
+        self._work = RankTrainer(self._cfg, rank=self._rank, world_size=self._world_size, device=self._device)
+        self._work.build(checkpoint)
+
+    def start(self, data: "PreparedData", total_steps: int) -> "ModelFacts":
+        if self._away:
+            data = data.moved(lambda path: fetch_folder(self._files, path))
+        return self._work.start(data, total_steps=total_steps, checkpoint=self._checkpoint)
+
+    def train_step(self, step: int, position: Position) -> "RankSums":
+        return self._work.train_step(step, position)
+
+    def evaluate(self, name: str) -> "RankSums":
+        return self._work.evaluate(name)
+
+    def metric_step(self, metric: float) -> None:
+        self._work.metric_step(metric)
+
+    def save(self, folder: Path, with_state: bool) -> None:
+        if not self._away:
+            self._work.save(folder, with_state=with_state)
+            return
+        send_folder(self._files, folder, lambda local: self._work.save(local, with_state=with_state))
+
+    def drain_log(self) -> list[tuple[int, str]]:
+        """Log lines since the last call."""
+        lines, self._recorder.lines = self._recorder.lines, []
+        return lines
+
+    def hostname(self) -> str:
+        return socket.gethostname()
+
+
+def cause_of(error: BaseException) -> str:
+    """The last line of a remote failure: the exception that started it, not Ray's wrapping."""
+    inner = error.cause if isinstance(error, ray.exceptions.RayTaskError) else error
+    return "".join(traceback.format_exception_only(inner)).strip().splitlines()[-1]
+
+
+def died(rank: int, node: str, error: BaseException) -> TrainError:
+    """The error of a rank whose process is gone."""
+    reason = cause_of(error) if isinstance(error, ray.exceptions.RayTaskError) else "its process died"
+    return TrainError(
+        f"rank {rank} stopped: {reason}",
+        where=f"node {node}",
+        fix="Run the same command again: it goes on from the newest checkpoint.",
+    )

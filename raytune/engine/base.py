@@ -1,0 +1,177 @@
+"""The engine of one process: forward, backward, optimizer step, and reading or writing its state.
+
+Engines of several ranks (ddp.py, fsdp2.py) override how the model is wrapped and nothing else, so that every stage trains
+with every engine.
+"""
+
+import contextlib
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed.checkpoint as dcp
+from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
+from torch.distributed.tensor import DTensor
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+from transformers.optimization import GreedyLR
+
+from raytune.config.optim import OptimConfig
+from raytune.data.collate import Batch
+from raytune.engine.loss_scale import LossScale
+from raytune.engine.optim import build_optimizer
+from raytune.engine.schedule import build_schedule
+from raytune.losses.reduce import LossSums
+from raytune.models.logprobs import label_logits
+
+LogitsOf = Callable[[Batch], tuple[Tensor, Tensor]]
+"""Gives the logits [N, V] and labels [N] of a batch's N labelled positions."""
+
+Loss = Callable[[LogitsOf, Batch], LossSums]
+"""A stage's loss: it asks for logits and returns sums over the batch."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepStats:
+    """What an optimizer step did. `skipped` says that float16 gradients overflowed and the step was left out."""
+
+    grad_norm: float
+    learning_rate: float
+    skipped: bool
+
+
+class NonFiniteGradient(ArithmeticError):
+    """The gradient norm over all ranks is NaN or infinite. Weights and optimizer were left as they were."""
+
+
+class Engine:
+    """One process, one device.
+
+    Args: model: built, with its trainable parameters marked. cfg: optimizer and schedule. total_steps: length of the
+    schedule in optimizer steps. autocast: dtype of the forward pass when it differs from the weights' own.
+    world_size: number of ranks that share each step.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        cfg: OptimConfig,
+        *,
+        total_steps: int,
+        device: torch.device,
+        autocast: torch.dtype | None = None,
+        world_size: int = 1,
+    ) -> None:
+        self.device = device
+        self.world_size = world_size
+        self._autocast_dtype = autocast
+        self._max_grad_norm = cfg.max_grad_norm
+        self.model = model.to(device)
+        self.forward: Callable[..., Any] = self._wrap(self.model)
+        self.optimizer = build_optimizer(self.model, cfg)
+        self.schedule: LRScheduler = build_schedule(self.optimizer, cfg, total_steps=total_steps)
+        self.loss_scale = LossScale() if autocast is torch.float16 else None
+
+    def _wrap(self, model: nn.Module) -> Callable[..., Any]:
+        return model
+
+    def _accumulation(self, *, last: bool) -> contextlib.AbstractContextManager[None]:
+        """Context of one micro-batch's backward; `last` says that the optimizer step follows."""
+        return contextlib.nullcontext()
+
+    def forward_backward(self, loss: Loss, batch: Batch, *, scale: float, last: bool) -> LossSums:
+        """Add the gradient of `scale * loss` over one micro-batch.
+
+        Args: scale: 1 / (labelled tokens of the global batch), or 0 for a batch that only keeps ranks in step.
+        """
+        with self._accumulation(last=last):
+            sums = loss(self.logits_of, batch)
+            # Engines of several ranks average gradients; the sum over ranks is wanted.
+            factor = scale * self.world_size * (self.loss_scale.value if self.loss_scale else 1.0)
+            (sums.loss * factor).backward()
+        return sums
+
+    @torch.no_grad()
+    def evaluate(self, loss: Loss, batch: Batch) -> LossSums:
+        """Sums of one batch without gradients, in evaluation mode."""
+        self.model.eval()
+        sums = loss(self.logits_of, batch)
+        self.model.train()
+        return sums
+
+    def logits_of(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        head = self.model.get_output_embeddings()  # type: ignore[operator]
+        with self._autocast():
+            return label_logits(self.forward, head, batch)
+
+    def _autocast(self) -> contextlib.AbstractContextManager[Any]:
+        if self._autocast_dtype is None:
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, dtype=self._autocast_dtype)
+
+    def optimizer_step(self) -> StepStats:
+        """Clip, step the optimizer and the schedule, and clear the gradients."""
+        learning_rate = float(self.optimizer.param_groups[0]["lr"])
+        grads = [param.grad for param in self.model.parameters() if param.grad is not None]
+        scale = self.loss_scale.value if self.loss_scale else 1.0
+        norm = _total_norm(grads) / scale
+        skipped = not math.isfinite(norm)
+        if skipped and (self.loss_scale is None or self.loss_scale.exhausted):
+            raise NonFiniteGradient(norm)
+        if not skipped:
+            self._rescale(grads, norm, scale)
+            self.optimizer.step()
+            if not isinstance(self.schedule, ReduceLROnPlateau | GreedyLR):
+                self.schedule.step()
+        if self.loss_scale:
+            self.loss_scale.update(overflow=skipped)
+        self.optimizer.zero_grad(set_to_none=True)
+        return StepStats(grad_norm=norm, learning_rate=learning_rate, skipped=skipped)
+
+    def _rescale(self, grads: list[Tensor], norm: float, scale: float) -> None:
+        factor = 1.0 / scale
+        if self._max_grad_norm > 0 and norm > self._max_grad_norm:
+            factor *= self._max_grad_norm / (norm + 1e-6)
+        if factor != 1.0:
+            torch._foreach_mul_(grads, factor)
+
+    def metric_step(self, metric: float) -> None:
+        """Tell a schedule that follows a metric (reduce_lr_on_plateau, greedy) the newest evaluation."""
+        if isinstance(self.schedule, ReduceLROnPlateau | GreedyLR):
+            self.schedule.step(metric)
+
+    def full_weights(self, *, trainable_only: bool) -> Iterator[tuple[str, Tensor]]:
+        """Yield whole (unsharded) parameters on the CPU. Collective: every rank must exhaust it."""
+        for name, param in self.model.named_parameters():
+            if param.requires_grad or not trainable_only:
+                value = param.detach()
+                yield name, (value.full_tensor() if isinstance(value, DTensor) else value).cpu()
+
+    def save_state(self, folder: Path) -> None:
+        """Write optimizer, schedule and loss scale. Collective. Another number of ranks, or engine, can load them."""
+        state = {"optimizer": get_optimizer_state_dict(self.model, self.optimizer)}
+        dcp.save(state, checkpoint_id=folder, no_dist=self.world_size == 1)
+
+    def load_state(self, folder: Path) -> None:
+        """Load what `save_state` wrote. Collective."""
+        state = {"optimizer": get_optimizer_state_dict(self.model, self.optimizer)}
+        dcp.load(state, checkpoint_id=folder, no_dist=self.world_size == 1)
+        set_optimizer_state_dict(self.model, self.optimizer, state["optimizer"])
+
+    def small_state(self) -> dict[str, Any]:
+        """State that is equal on all ranks and small: schedule and loss scale."""
+        scale = self.loss_scale.state() if self.loss_scale else None
+        return {"schedule": self.schedule.state_dict(), "loss_scale": scale}
+
+    def load_small_state(self, state: dict[str, Any]) -> None:
+        self.schedule.load_state_dict(state["schedule"])
+        if self.loss_scale and state["loss_scale"]:
+            self.loss_scale.load(state["loss_scale"])
+
+
+def _total_norm(grads: list[Tensor]) -> float:
+    norm = torch.nn.utils.get_total_norm(grads)
+    return float(norm.full_tensor() if isinstance(norm, DTensor) else norm)

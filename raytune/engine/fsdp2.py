@@ -1,0 +1,39 @@
+"""Fully sharded data parallel (PyTorch `fully_shard`): every rank holds a share of weights, gradients and optimizer."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+
+from raytune.engine.base import Engine
+from raytune.errors import ModelError
+
+
+class FSDP2Engine(Engine):
+    """Shards each decoder layer on its own and the rest (embeddings, norm, head) together.
+
+    Gradients are reduced at every micro-batch: accumulated ones stay sharded, which is what sharding is for.
+    """
+
+    def _wrap(self, model: nn.Module) -> Callable[..., Any]:
+        mesh = init_device_mesh(self.device.type, (self.world_size,))
+        policy = MixedPrecisionPolicy()
+        if self._autocast_dtype is not None:
+            # The shards are cast before they are gathered, so no autocast is needed and half as much travels.
+            policy = MixedPrecisionPolicy(param_dtype=self._autocast_dtype, reduce_dtype=torch.float32)
+            self._autocast_dtype = None
+        for layer in decoder_layers(model):
+            fully_shard(layer, mesh=mesh, mp_policy=policy)
+        fully_shard(model, mesh=mesh, mp_policy=policy)
+        return model
+
+
+def decoder_layers(model: nn.Module) -> list[nn.Module]:
+    """The repeated blocks of a transformer: the members of its longest module list."""
+    lists = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
+    if not lists:
+        raise ModelError("the model has no list of layers to shard", fix="Use engine: ddp.")
+    return list(max(lists, key=len))

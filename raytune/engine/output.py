@@ -1,0 +1,116 @@
+"""The output folder of a run: whose it is, whether to go on in it, and what is left in it at the end."""
+
+import json
+import shutil
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from raytune.engine.checkpoint import MANIFEST, CheckpointStore, verify, write_json
+from raytune.errors import CheckpointError, ConfigError
+
+_RUN_FILE = "run.json"
+_OURS = ("checkpoint-*", ".staging-*", "trainer_log.jsonl", "trainer_state.json", "*_results.json", "runs", _RUN_FILE)
+# Parts of a checkpoint that serve resuming alone and are not part of the finished model.
+_STATE_FILES = {MANIFEST, "trainer_state.json", "small_state.json", "optimizer"}
+
+Identity = dict[str, str]
+"""The settings that make two runs the same run: model, data, stage, method."""
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """How a run starts. Example: Decision(Path("saves/a/checkpoint-40"), "resuming from saves/a/checkpoint-40 ...")"""
+
+    checkpoint: Path | None
+    message: str | None
+
+
+def open_output(folder: Path, identity: Identity, *, overwrite: bool, resume: str | bool | None) -> Decision:
+    """Claim `folder` for the run and decide where it starts.
+
+    LLaMA-Factory's rule, said aloud: a folder with a checkpoint of this run is resumed unless `overwrite` is set; a
+    folder with something else in it is refused.
+
+    Args: resume: `resume_from_checkpoint`: a path, True or "auto" for the newest one, False for none, None for auto.
+    """
+    store = CheckpointStore(folder)
+    if overwrite:
+        _clear(folder)
+    elif not _belongs_to(folder, identity):
+        raise ConfigError(
+            f"output_dir {folder} is not empty and holds no run of raytune",
+            fix="Name another output_dir, or set overwrite_output_dir: true.",
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    store.sweep_staging()
+    decision = _decide(store, resume)
+    write_json(folder / _RUN_FILE, identity)
+    return decision
+
+
+def _decide(store: CheckpointStore, resume: str | bool | None) -> Decision:
+    if isinstance(resume, str) and resume not in ("auto", "true", "false"):
+        verify(Path(resume))
+        return Decision(Path(resume), f"resuming from {resume}")
+    latest = store.latest()
+    if resume in (False, "false"):
+        if latest is not None:
+            raise ConfigError(
+                f"output_dir {store.output_dir} holds {latest.name}, and resume_from_checkpoint is false",
+                fix="Set overwrite_output_dir: true to start anew, or name another output_dir.",
+            )
+        return Decision(None, None)
+    if latest is None:
+        if resume in (True, "true"):
+            raise CheckpointError(
+                f"there is no whole checkpoint in {store.output_dir} to resume from",
+                fix="Remove resume_from_checkpoint, or name a checkpoint folder.",
+            )
+        return Decision(None, None)
+    return Decision(latest, f"resuming from {latest}; set overwrite_output_dir: true to start anew")
+
+
+def _belongs_to(folder: Path, identity: Identity) -> bool:
+    """Whether the folder is free or this run's own. Raises ConfigError when it is another run's."""
+    if not folder.exists() or not any(folder.iterdir()):
+        return True
+    if not (folder / _RUN_FILE).is_file():
+        return False
+    there = json.loads((folder / _RUN_FILE).read_text())
+    differing = [key for key in identity if there.get(key) != identity[key]]
+    if differing:
+        what = ", ".join(f"{key} was {there.get(key)}, is now {identity[key]}" for key in differing)
+        raise ConfigError(
+            f"output_dir {folder} belongs to another run: {what}",
+            fix="Name another output_dir, or set overwrite_output_dir: true.",
+        )
+    return True
+
+
+def _clear(folder: Path) -> None:
+    """Remove what an earlier run of raytune left; files of others stay."""
+    for pattern in _OURS:
+        for path in folder.glob(pattern):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def publish_weights(source: Path, folder: Path) -> None:
+    """Copy the model files of a checkpoint into `folder`, each one whole or not at all."""
+    for path in sorted(source.iterdir()):
+        if path.name in _STATE_FILES:
+            continue
+        temporary = folder / f".{path.name}"
+        shutil.copyfile(path, temporary)
+        temporary.replace(folder / path.name)
+
+
+def write_results(folder: Path, results: dict[str, dict[str, float | int]]) -> None:
+    """Write <name>_results.json for each part, and all of them together in all_results.json."""
+    for name, values in results.items():
+        write_json(folder / f"{name}_results.json", values)
+    write_json(folder / "all_results.json", _merged(results.values()))
+
+
+def _merged(parts: Iterable[dict[str, float | int]]) -> dict[str, float | int]:
+    return {key: value for part in parts for key, value in part.items()}

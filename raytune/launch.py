@@ -1,0 +1,227 @@
+"""The one place that builds a run and connects its parts.
+
+config -> output folder -> cluster -> plan -> placement group -> trainer group (loading) + prepared data -> loop -> result
+"""
+
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import ray
+
+from actors.cluster import connect
+from actors.data import num_data_workers, prepare_data
+from actors.group import TrainerGroup
+from actors.placement import Plan, make_plan
+from actors.scheduler import nodes, release, reserve
+from raytune.config.load import Resolved, dump
+from raytune.config.rules import check_built, check_verb
+from raytune.config.run import RunConfig
+from raytune.data.pipeline import PreparedData
+from raytune.engine.checkpoint import CheckpointStore, write_json
+from raytune.engine.output import Decision, open_output, publish_weights, write_results
+from raytune.log import get_logger
+from raytune.models.embedded import resolve_model_path
+from raytune.monitors.base import Entry
+from raytune.monitors.build import build_monitors
+from raytune.monitors.model_card import write_model_card
+from raytune.monitors.plot import plot_loss
+from raytune.stages.loop import Loop, LoopPlan
+from raytune.stages.schedule import plan_loop
+from raytune.stages.state import TrainState, load_state
+
+log = get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What a finished run says of itself. `interrupted` runs have saved and can be gone on with."""
+
+    folder: Path
+    interrupted: bool
+    results: dict[str, Entry]
+
+
+def train(resolved: Resolved) -> Summary:
+    """Run the stage of a config to its end. Raises a RaytuneError for anything a user can mend."""
+    cfg = resolved.config
+    check_built(cfg, "train")
+    check_verb(cfg, "train")
+    folder = Path(str(cfg.output.output_dir))
+    resolve_model_path(cfg.model.model_name_or_path)
+    decision = open_output(
+        folder,
+        _identity(cfg),
+        overwrite=cfg.output.overwrite_output_dir,
+        resume=cfg.output.resume_from_checkpoint,
+    )
+    if decision.message:
+        log.info(decision.message)
+    write_json(folder / "resolved_config.json", dump(cfg))
+    started_local = connect(cfg.cluster, cpus=_cpus_wanted(cfg))
+    try:
+        return _run(cfg, folder, decision)
+    finally:
+        if started_local:
+            ray.shutdown()
+
+
+def plan_of(cfg: RunConfig, *, has_gpus: bool) -> Plan:
+    """The bundles of a run; GPUs are taken where there are any, unless `use_cpu`."""
+    cluster = cfg.cluster
+    gpus = cluster.gpus_per_worker
+    if gpus is None:
+        gpus = 1.0 if has_gpus and not cluster.use_cpu else 0.0
+    return make_plan(
+        _run_name(cfg),
+        num_ranks=cluster.num_workers,
+        cpus_per_rank=cluster.cpus_per_worker or 1.0,
+        gpus_per_rank=0.0 if cluster.use_cpu else gpus,
+        num_data_workers=num_data_workers(cfg),
+        priority=cluster.priority,
+    )
+
+
+def _run(cfg: RunConfig, folder: Path, decision: Decision) -> Summary:
+    started = time.monotonic()
+    plan = plan_of(cfg, has_gpus=any(node.gpus for node in nodes()))
+    reservation = reserve(plan, timeout=cfg.cluster.placement_timeout)
+    group: TrainerGroup | None = None
+    try:
+        # Ranks load the model while the data workers tokenise.
+        group = TrainerGroup(cfg, plan, reservation)
+        building = group.build(decision.checkpoint)
+        data = prepare_data(cfg)
+        state = load_state(decision.checkpoint) if decision.checkpoint else TrainState()
+        loop_plan = plan_loop(cfg, data, state)
+        facts = group.start(building, data, loop_plan.total_steps)
+        group.relay_log()
+        log.info(
+            "%s: %s rows, %s a step, %s steps; %s of %s parameters train; %s on %s%s",
+            cfg.train.stage, loop_plan.num_rows, loop_plan.batch_rows, loop_plan.total_steps, f"{facts.num_trainable:,}",
+            f"{facts.num_parameters:,}", f"{facts.engine} x {cfg.cluster.num_workers}", facts.device,
+            ", recomputing activations" if facts.checkpointing else "",
+        )
+        log.info("ready after %.1f s", time.monotonic() - started)
+        return _train(cfg, folder, group, loop_plan, state)
+    finally:
+        if group is not None:
+            group.shutdown()
+        release(reservation)
+
+
+def _train(cfg: RunConfig, folder: Path, group: TrainerGroup, plan: LoopPlan, state: TrainState) -> Summary:
+    checkpoints = CheckpointStore(folder)
+    if state.step >= plan.total_steps:
+        log.info("the run is complete at step %s; writing its result", state.step)
+    monitors = build_monitors(
+        cfg.output, folder, history=state.log_history, total_steps=plan.total_steps, done=state.step
+    )
+    try:
+        with _interruption() as interrupted:
+            loop = Loop(
+                plan, cfg.output, cfg.evaluation, trainer=group, monitor=monitors, checkpoints=checkpoints, state=state,
+                interrupted=interrupted,
+            )
+            finished = loop.run()
+    finally:
+        monitors.finish()
+    group.relay_log()
+    if not finished:
+        return Summary(folder, True, {})
+    _publish(cfg, folder, group, checkpoints, state)
+    results = _results(state, plan)
+    write_results(folder, results)
+    state.save(folder)
+    if cfg.output.plot_loss:
+        plot_loss(state.log_history, folder / "training_loss.png")
+    _card(cfg, folder, results)
+    return Summary(folder, False, results)
+
+
+def _publish(cfg: RunConfig, folder: Path, group: TrainerGroup, checkpoints: CheckpointStore, state: TrainState) -> None:
+    """Put the finished weights into the output folder: those of the best checkpoint, of the last, or of the ranks."""
+    step = state.best_step if cfg.evaluation.load_best_model_at_end and state.best_step else state.step
+    if step in checkpoints.steps():
+        if step != state.step:
+            log.info("the best model is that of step %s (%s)", step, state.best_metric)
+        publish_weights(checkpoints.path(step), folder)
+        return
+    staged = checkpoints.stage(step)
+    group.save(staged, with_state=False)
+    publish_weights(staged, folder)
+    checkpoints.sweep_staging()
+
+
+def _results(state: TrainState, plan: LoopPlan) -> dict[str, Entry]:
+    seconds = max(state.elapsed, 1e-9)
+    train: Entry = {
+        "epoch": round(state.epoch(plan.num_rows), 4),
+        "train_loss": state.loss_sum / max(state.step, 1),
+        "train_runtime": round(state.elapsed, 4),
+        "train_samples_per_second": round(state.num_rows / seconds, 3),
+        "train_steps_per_second": round(state.step / seconds, 3),
+        "train_tokens_per_second": round(state.num_tokens / seconds, 3),
+        "num_input_tokens_seen": state.num_tokens,
+    }
+    results = {"train": train}
+    evaluations = [entry for entry in state.log_history if "eval_loss" in entry]
+    if evaluations:
+        results["eval"] = {key: value for key, value in evaluations[-1].items() if key.startswith(("eval_", "epoch"))}
+    return results
+
+
+def _card(cfg: RunConfig, folder: Path, results: dict[str, Entry]) -> None:
+    keys = ("learning_rate", "num_train_epochs", "cutoff_len", "global_batch_size", "lora_rank", "seed")
+    flat = dump(cfg)
+    write_model_card(
+        folder,
+        base_model=cfg.model.model_name_or_path,
+        method=cfg.adapter.finetuning_type,
+        stage=cfg.train.stage,
+        datasets=list(cfg.data.dataset),
+        settings={key: flat[key] for key in keys if key in flat},
+        results={key: value for part in results.values() for key, value in part.items()},
+    )
+
+
+@contextmanager
+def _interruption() -> Iterator[Callable[[], bool]]:
+    """Within: the first Ctrl-C (or SIGTERM) lets the running step finish and save; the second one ends at once."""
+    caught: list[int] = []
+
+    def remember(number: int, _frame: object) -> None:
+        if caught:
+            raise KeyboardInterrupt
+        caught.append(number)
+        log.info("stopping after this step; press Ctrl-C again to end without saving")
+
+    before = {number: signal.signal(number, remember) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: bool(caught)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _identity(cfg: RunConfig) -> dict[str, str]:
+    return {
+        "model_name_or_path": cfg.model.model_name_or_path,
+        "stage": cfg.train.stage,
+        "finetuning_type": cfg.adapter.finetuning_type,
+        "dataset": ",".join(cfg.data.dataset),
+    }
+
+
+def _run_name(cfg: RunConfig) -> str:
+    return cfg.output.run_name or str(cfg.output.output_dir)
+
+
+def _cpus_wanted(cfg: RunConfig) -> float:
+    return plan_of(cfg, has_gpus=False).cpus
+
+
+__all__ = ["PreparedData", "Summary", "plan_of", "train"]

@@ -1,0 +1,34 @@
+"""TensorBoard event files, written without TensorFlow or torch."""
+
+import time
+from pathlib import Path
+
+from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.summary.writer.event_file_writer import EventFileWriter
+
+from raytune.monitors.base import Entry
+
+# Counters that say where a run stands, not how it does.
+_SKIPPED = {"current_steps", "total_steps", "percentage", "elapsed_time", "remaining_time"}
+
+
+class TensorBoardMonitor:
+    """Scalars under train/ and eval/, as Hugging Face's callback names them."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._writer = EventFileWriter(str(folder))
+
+    def log(self, step: int, entry: Entry) -> None:
+        values = [
+            Summary.Value(tag=_tag(key), simple_value=float(value)) for key, value in entry.items() if key not in _SKIPPED
+        ]
+        self._writer.add_event(Event(wall_time=time.time(), step=step, summary=Summary(value=values)))
+
+    def finish(self) -> None:
+        self._writer.close()
+
+
+def _tag(key: str) -> str:
+    return f"eval/{key.removeprefix('eval_')}" if key.startswith("eval_") else f"train/{key}"

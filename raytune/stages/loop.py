@@ -1,0 +1,179 @@
+"""The supervised loop of pt and sft (and of rm, dpo, kto when they come): steps, logs, evaluations, checkpoints.
+
+step -> log -> evaluate -> save -> step ...        the trainer owns the model, this file owns when things happen
+"""
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from raytune.config.evaluation import EvalConfig
+from raytune.config.output import OutputConfig
+from raytune.engine.checkpoint import CheckpointStore
+from raytune.monitors.base import Entry, Monitor
+from raytune.stages.interfaces import StepResult, Trainer
+from raytune.stages.state import TrainState
+
+
+@dataclass(frozen=True, slots=True)
+class LoopPlan:
+    """Sizes that the loop needs. Example: LoopPlan(num_rows=981, batch_rows=16, total_steps=62, eval_names=("",))"""
+
+    num_rows: int
+    batch_rows: int
+    total_steps: int
+    eval_names: Sequence[str] = ()
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return math.ceil(self.num_rows / self.batch_rows)
+
+
+class Loop:
+    """One run of a supervised stage, from wherever `state` stands to its end.
+
+    Args: interrupted: asked after each step; True saves and returns early.
+    """
+
+    def __init__(
+        self,
+        plan: LoopPlan,
+        output: OutputConfig,
+        evaluation: EvalConfig,
+        *,
+        trainer: Trainer,
+        monitor: Monitor,
+        checkpoints: CheckpointStore,
+        state: TrainState,
+        interrupted: Callable[[], bool],
+    ) -> None:
+        self.plan, self.output, self.evaluation = plan, output, evaluation
+        self.trainer, self.monitor, self.checkpoints = trainer, monitor, checkpoints
+        self.state, self.interrupted = state, interrupted
+        state.total_steps = plan.total_steps
+
+    def run(self) -> bool:
+        """Train to the end. Returns False when it was interrupted (everything is saved then)."""
+        if self.evaluation.eval_on_start and self.state.step == 0:
+            self._evaluate()
+        while self.state.step < self.plan.total_steps and not self._stops_early():
+            self._step()
+            if self.interrupted():
+                self._save()
+                return False
+        if self.output.save_strategy != "no":
+            self._save()
+        if self.plan.eval_names and "eval_loss" not in self._last_entry_of_step():
+            self._evaluate()
+        return True
+
+    def _step(self) -> None:
+        started = time.monotonic()
+        result = self.trainer.train_step(self.state.step + 1, self.state.position)
+        self._account(result, time.monotonic() - started)
+        if self._due(self.output.logging_strategy, self.output.logging_steps):
+            self._log(result)
+        evaluated = bool(self.plan.eval_names) and self._due(self.evaluation.eval_strategy, self._eval_steps())
+        if evaluated:
+            self._evaluate()
+        # The best model can only be loaded back if the step of every evaluation was saved.
+        wanted_for_best = evaluated and self.evaluation.load_best_model_at_end
+        if wanted_for_best or self._due(self.output.save_strategy, self.output.save_steps):
+            self._save()
+
+    def _account(self, result: StepResult, seconds: float) -> None:
+        state = self.state
+        state.step += 1
+        state.position = state.position.advance(result.num_rows, self.plan.num_rows)
+        state.num_rows += result.num_rows
+        state.num_tokens += result.num_tokens
+        state.elapsed += seconds
+        state.loss_sum += result.loss
+        state.window = (state.window[0] + result.loss, state.window[1] + 1)
+
+    def _log(self, result: StepResult) -> None:
+        loss_sum, steps = self.state.window
+        self.state.window = (0.0, 0)
+        self._record({"loss": loss_sum / steps, "grad_norm": result.grad_norm, "lr": result.learning_rate})
+
+    def _evaluate(self) -> None:
+        started = time.monotonic()
+        entry: Entry = {}
+        for name in self.plan.eval_names:
+            prefix = f"eval_{name}_" if name else "eval_"
+            result = self.trainer.evaluate(name)
+            entry |= {f"{prefix}loss": result.loss, f"{prefix}accuracy": result.accuracy}
+        if "eval_loss" not in entry:
+            # With one set per name, the plain metric is their mean.
+            entry["eval_loss"] = _mean([float(entry[f"eval_{name}_loss"]) for name in self.plan.eval_names])
+        entry["eval_runtime"] = round(time.monotonic() - started, 4)
+        self._judge(entry)
+        self._record(entry)
+
+    def _judge(self, entry: Entry) -> None:
+        """Compare with the best evaluation so far."""
+        name = self.evaluation.metric_for_best_model or "eval_loss"
+        metric = float(entry[name if name.startswith("eval_") else f"eval_{name}"])
+        if self.state.step == 0:
+            return
+        self.trainer.metric_step(metric)
+        greater = self.evaluation.greater_is_better
+        sign = 1.0 if (not name.endswith("loss") if greater is None else greater) else -1.0
+        best = self.state.best_metric
+        if best is None or sign * metric > sign * best:
+            self.state.best_metric, self.state.best_step, self.state.stale_evals = metric, self.state.step, 0
+        else:
+            self.state.stale_evals += 1
+
+    def _record(self, numbers: Entry) -> None:
+        state = self.state
+        per_step = state.elapsed / max(state.step, 1)
+        entry: Entry = {
+            "current_steps": state.step,
+            "total_steps": self.plan.total_steps,
+            **numbers,
+            "epoch": round(state.epoch(self.plan.num_rows), 4),
+            "percentage": round(100 * state.step / self.plan.total_steps, 2),
+            "elapsed_time": round(state.elapsed, 2),
+            "remaining_time": round(per_step * (self.plan.total_steps - state.step), 2),
+            "throughput": round(state.num_tokens / state.elapsed, 2) if state.elapsed else 0.0,
+            "total_tokens": state.num_tokens,
+        }
+        state.log_history.append(entry)
+        self.monitor.log(state.step, entry)
+
+    def _save(self) -> None:
+        step = self.state.step
+        if step in self.checkpoints.steps():
+            return
+        folder = self.checkpoints.stage(step)
+        self.trainer.save(folder, with_state=not self.output.save_only_model)
+        self.state.save(folder)
+        self.checkpoints.commit(step)
+        keep = self.state.best_step if self.evaluation.load_best_model_at_end else None
+        self.checkpoints.prune(self.output.save_total_limit, keep=keep)
+
+    def _due(self, strategy: str, every: float) -> bool:
+        if strategy == "epoch":
+            return self.state.position.offset == 0
+        if strategy == "no":
+            return False
+        # A value below 1 is a share of the run, as in Hugging Face's Trainer.
+        interval = math.ceil(every * self.plan.total_steps) if every < 1 else int(every)
+        return self.state.step % max(interval, 1) == 0
+
+    def _eval_steps(self) -> float:
+        return self.evaluation.eval_steps or self.output.logging_steps
+
+    def _stops_early(self) -> bool:
+        patience = self.evaluation.early_stopping_steps
+        return patience is not None and self.state.stale_evals >= patience
+
+    def _last_entry_of_step(self) -> Entry:
+        entries = [entry for entry in self.state.log_history if entry["current_steps"] == self.state.step]
+        return {key: value for entry in entries for key, value in entry.items()}
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)

@@ -1,0 +1,281 @@
+"""One rank's share of the work, without a word of Ray: build the model, take steps, evaluate, save.
+
+row store -> global batch at a position -> this rank's micro-batches -> engine -> sums back to the driver
+"""
+
+import json
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from peft import PeftModel
+from transformers import PreTrainedTokenizerBase
+
+from raytune.config.run import RunConfig
+from raytune.data.batches import Indices, Position, epoch_order, rows_per_step, split_batch
+from raytune.data.collate import Batch, collate
+from raytune.data.pipeline import PreparedData
+from raytune.data.store import RowStore
+from raytune.engine.base import Engine, Loss, NonFiniteGradient
+from raytune.engine.build import ENGINES, autocast_dtype, choose_engine, compute_dtype, trainable_dtype
+from raytune.engine.checkpoint import write_json
+from raytune.engine.memory import ModelShape, activation_bytes, needs_checkpointing
+from raytune.errors import TrainError
+from raytune.log import get_logger
+from raytune.losses.reduce import LossSums
+from raytune.models.adapters import attach
+from raytune.models.loader import count_parameters, load_model
+from raytune.models.neftune import add_noise
+from raytune.models.tokenizer import load_tokenizer
+from raytune.stages import pt, sft
+from raytune.stages.weights import load_adapter_weights, save_weights
+from raytune.types import IGNORE_INDEX
+
+log = get_logger(__name__)
+
+STAGE_LOSSES = {"sft": sft.build_loss, "pt": pt.build_loss}
+_SMALL_STATE = "small_state.json"
+_OPTIMIZER = "optimizer"
+
+
+# Made by RankTrainer, added up over ranks by actors.group.
+@dataclass(frozen=True, slots=True)
+class RankSums:
+    """One rank's part of a step or an evaluation; sums over its labelled tokens.
+
+    Example: RankSums(loss=912.5, correct=310, num_label_tokens=450, num_tokens=1024, grad_norm=0.8, learning_rate=2e-4)
+    """
+
+    loss: float
+    correct: int
+    num_label_tokens: int
+    num_tokens: int
+    num_rows: int
+    grad_norm: float = 0.0
+    learning_rate: float = 0.0
+    skipped: bool = False
+
+
+# Made by RankTrainer, read by raytune.launch.
+@dataclass(frozen=True, slots=True)
+class ModelFacts:
+    """What the driver says about the model. Example: ModelFacts(2442240, 136957248, "single", "cpu", False)"""
+
+    num_trainable: int
+    num_parameters: int
+    engine: str
+    device: str
+    checkpointing: bool
+
+
+class RankTrainer:
+    """One rank. `build` loads the model, `start` attaches data, optimizer and state; then steps may be taken.
+
+    Args: rank, world_size: this process's place; a process group exists when world_size > 1.
+    """
+
+    def __init__(self, cfg: RunConfig, *, rank: int, world_size: int, device: torch.device) -> None:
+        self.cfg, self.rank, self.world_size, self.device = cfg, rank, world_size, device
+        self.engine_name = choose_engine(cfg.cluster.engine, world_size)
+        self.loss: Loss = STAGE_LOSSES[cfg.train.stage](label_smoothing=cfg.train.label_smoothing_factor)
+
+    def build(self, checkpoint: Path | None) -> None:
+        """Load tokenizer and model and mark what trains; weights come from `checkpoint` when there is one."""
+        cfg = self.cfg
+        _seed(cfg.train.seed)
+        self.tokenizer: PreTrainedTokenizerBase = load_tokenizer(cfg.model)
+        model = self._load_base(checkpoint)
+        # Random adapter weights must be the same on every rank, whatever was drawn while loading.
+        _seed(cfg.train.seed)
+        self.model: Any = attach(model, cfg.adapter, trainable_dtype=trainable_dtype(cfg.precision))
+        for param in self.model.parameters():
+            if not param.requires_grad and param.is_floating_point():
+                param.data = param.data.to(compute_dtype(cfg.precision))
+        if checkpoint is not None and isinstance(self.model, PeftModel):
+            load_adapter_weights(self.model, checkpoint)
+        if cfg.train.neftune_noise_alpha:
+            add_noise(self.model, alpha=cfg.train.neftune_noise_alpha)
+
+    def _load_base(self, checkpoint: Path | None) -> Any:
+        """The model under the adapter; a run without adapters finds its own weights in the checkpoint."""
+        cfg = self.cfg
+        model, dtype = cfg.model, compute_dtype(cfg.precision)
+        if checkpoint is not None and cfg.adapter.finetuning_type in ("full", "freeze"):
+            # Trained weights are kept in the trainable dtype; a narrower one on the way would change them.
+            model, dtype = model.model_copy(update={"model_name_or_path": str(checkpoint)}), trainable_dtype(cfg.precision)
+        return load_model(model, dtype=dtype, cutoff_len=cfg.data.cutoff_len)
+
+    def start(self, data: PreparedData, *, total_steps: int, checkpoint: Path | None) -> ModelFacts:
+        """Open the data, wrap the model in its engine and load optimizer state from `checkpoint`."""
+        assert data.train is not None
+        self.train_rows = RowStore.open(data.train)
+        self.eval_rows = {name: RowStore.open(path) for name, path in data.eval.items()}
+        self._order: tuple[int, Indices] = (-1, np.empty(0, dtype=np.int64))
+        checkpointing = self._set_checkpointing()
+        num_trainable, num_parameters = count_parameters(self.model)
+        self.model.train()
+        self.engine: Engine = ENGINES[self.engine_name](
+            self.model,
+            self.cfg.optim,
+            total_steps=total_steps,
+            device=self.device,
+            autocast=autocast_dtype(self.cfg.precision),
+            world_size=self.world_size,
+        )
+        if checkpoint is not None and (checkpoint / _SMALL_STATE).exists():
+            self.engine.load_state(checkpoint / _OPTIMIZER)
+            self.engine.load_small_state(json.loads((checkpoint / _SMALL_STATE).read_text()))
+        return ModelFacts(num_trainable, num_parameters, self.engine_name, str(self.device), checkpointing)
+
+    def train_step(self, step: int, position: Position) -> RankSums:
+        """Do this rank's part of optimizer step `step`. All ranks must call it alike."""
+        # One seed a step makes dropout and noise a function of (seed, step, rank): nothing random needs to be saved.
+        _seed(self.cfg.train.seed, step, self.rank)
+        rows = self.rows_at(position)
+        mine = self._split(rows, self.train_rows.lengths, self.cfg.train.per_device_train_batch_size)
+        scale = 1.0 / max(_num_labels(self.train_rows, rows), 1)
+        total = _Totals()
+        for number, part in enumerate(mine):
+            batch = self._batch(self.train_rows, part)
+            last = number == len(mine) - 1
+            sums = self.engine.forward_backward(self.loss, batch, scale=scale if len(part) else 0.0, last=last)
+            if len(part):
+                total.add(sums, batch)
+        try:
+            stats = self.engine.optimizer_step()
+        except NonFiniteGradient as error:
+            raise self._non_finite(step, rows, total, error) from None
+        return total.result(stats.grad_norm, stats.learning_rate, skipped=stats.skipped)
+
+    def evaluate(self, name: str) -> RankSums:
+        """Sums of this rank's share of evaluation set `name`."""
+        store = self.eval_rows[name]
+        rows = np.arange(len(store), dtype=np.int64)
+        total = _Totals()
+        for part in self._split(rows, store.lengths, self.cfg.train.per_device_eval_batch_size):
+            batch = self._batch(store, part)
+            sums = self.engine.evaluate(self.loss, batch)
+            if len(part):
+                total.add(sums, batch)
+        return total.result(0.0, 0.0, skipped=False)
+
+    def metric_step(self, metric: float) -> None:
+        self.engine.metric_step(metric)
+
+    def save(self, folder: Path, *, with_state: bool) -> None:
+        """Write weights (rank 0) and optimizer shards (every rank) into `folder`. Collective."""
+        save_weights(self.engine, folder, tokenizer=self.tokenizer if self.rank == 0 else None)
+        if with_state:
+            self.engine.save_state(folder / _OPTIMIZER)
+            if self.rank == 0:
+                write_json(folder / _SMALL_STATE, self.engine.small_state())
+
+    def rows_at(self, position: Position) -> Indices:
+        """Row numbers of the global batch that begins at `position`."""
+        train = self.cfg.train
+        batch_rows = rows_per_step(train, self.world_size)
+        if self._order[0] != position.epoch:
+            order = epoch_order(
+                self.train_rows.lengths,
+                epoch=position.epoch,
+                seed=train.seed if train.data_seed is None else train.data_seed,
+                shuffle=not train.disable_shuffling,
+                group_rows=batch_rows if train.group_by_length else None,
+            )
+            self._order = (position.epoch, order)
+        return self._order[1][position.offset : position.offset + batch_rows]
+
+    def _split(self, rows: Indices, lengths: Indices, micro_rows: int) -> list[Indices]:
+        max_tokens = self.cfg.train.max_tokens_per_batch
+        return split_batch(rows, lengths, num_ranks=self.world_size, micro_rows=micro_rows, max_tokens=max_tokens)[
+            self.rank
+        ]
+
+    def _batch(self, store: RowStore, part: Indices) -> Batch:
+        pad = self.tokenizer.pad_token_id
+        label_pad = IGNORE_INDEX if self.cfg.dataio.ignore_pad_token_for_loss else pad
+        rows = [store.row(int(row)) for row in part] or [_idle_row(pad)]
+        return collate(rows, pad_id=pad, label_pad=label_pad, row_ids=[int(row) for row in part]).to(self.device)
+
+    def _set_checkpointing(self) -> bool:
+        wanted = self.cfg.precision.gradient_checkpointing
+        enabled = self._checkpointing_needed() if wanted == "auto" else bool(wanted)
+        if enabled:
+            self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        return enabled
+
+    def _checkpointing_needed(self) -> bool:
+        longest = int(self.train_rows.lengths.max())
+        tokens = max(self.cfg.train.max_tokens_per_batch or longest * self.cfg.train.per_device_train_batch_size, longest)
+        kept = activation_bytes(
+            model_shape(self.model.config), tokens=tokens, dtype_bytes=compute_dtype(self.cfg.precision).itemsize,
+            checkpointing=False,
+        )
+        return needs_checkpointing(kept, _free_memory(self.device))
+
+    def _non_finite(self, step: int, rows: Sequence[int] | Indices, total: "_Totals", error: Exception) -> TrainError:
+        shown = ", ".join(str(int(row)) for row in rows[:32]) + (" ..." if len(rows) > 32 else "")
+        what = "loss is NaN or infinite" if not math.isfinite(total.loss) else f"gradient is not finite ({error})"
+        return TrainError(
+            f"step {step}: the {what}; training stopped before the weights changed",
+            where=f"rows {shown} of the prepared training set",
+            fix="Look at these rows with `raytune data show`, lower learning_rate, or use bf16 instead of fp16.",
+        )
+
+
+@dataclass
+class _Totals:
+    loss: float = 0.0
+    correct: int = 0
+    num_label_tokens: int = 0
+    num_tokens: int = 0
+    num_rows: int = 0
+
+    def add(self, sums: LossSums, batch: Batch) -> None:
+        self.loss += float(sums.loss.detach())
+        self.correct += int(sums.correct)
+        self.num_label_tokens += sums.count
+        self.num_tokens += batch.num_tokens
+        self.num_rows += len(batch.row_ids)
+
+    def result(self, grad_norm: float, learning_rate: float, *, skipped: bool) -> RankSums:
+        counts = (self.loss, self.correct, self.num_label_tokens, self.num_tokens, self.num_rows)
+        return RankSums(*counts, grad_norm=grad_norm, learning_rate=learning_rate, skipped=skipped)
+
+
+def model_shape(config: Any) -> ModelShape:
+    """Read the sizes off a transformers config."""
+    text = config.get_text_config()
+    return ModelShape(text.hidden_size, text.num_hidden_layers, text.intermediate_size, text.vocab_size)
+
+
+def _num_labels(store: RowStore, rows: Indices) -> int:
+    """Labelled tokens of a global batch: the first token of a row is never predicted."""
+    return sum(int(np.count_nonzero(store.row(int(row))["labels"][1:] != IGNORE_INDEX)) for row in rows)
+
+
+def _idle_row(pad: int) -> dict[str, np.ndarray]:
+    """A row for a rank that has none left but must take part in collective operations; its loss counts nothing."""
+    ids = np.full(8, pad, dtype=np.int32)
+    return {"input_ids": ids, "labels": ids}
+
+
+def _seed(*parts: int) -> None:
+    state = np.random.SeedSequence(parts).generate_state(1, dtype=np.uint64)[0]
+    torch.manual_seed(int(state))
+    np.random.seed(int(state) % 2**32)
+
+
+def _free_memory(device: torch.device) -> int:
+    """Bytes this rank may still take on its device; ranks of one host share its memory."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    pages = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    ranks = dist.get_world_size() if dist.is_initialized() else 1
+    return pages // ranks

@@ -1,0 +1,19 @@
+"""Supervised fine-tuning: cross-entropy on the answers.
+
+rows (answers labelled, prompts not) -> logits where labels are -> cross-entropy -> mean over the global batch's labels
+"""
+
+from raytune.data.collate import Batch
+from raytune.engine.base import LogitsOf, Loss
+from raytune.losses.reduce import LossSums
+from raytune.losses.supervised import cross_entropy
+
+
+def build_loss(*, label_smoothing: float) -> Loss:
+    """Return the stage's loss."""
+
+    def loss(logits_of: LogitsOf, batch: Batch) -> LossSums:
+        logits, labels = logits_of(batch)
+        return cross_entropy(logits, labels, label_smoothing=label_smoothing)
+
+    return loss

@@ -1,0 +1,51 @@
+"""What a run remembers: where it stands, what it logged, which checkpoint was best."""
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from raytune.data.batches import Position
+from raytune.engine.checkpoint import write_json
+
+FILE = "trainer_state.json"
+LogEntry = dict[str, float | int]
+
+
+@dataclass
+class TrainState:
+    """The driver's memory of a run, written into every checkpoint.
+
+    Args: step: optimizer steps done. elapsed: seconds of training, over all resumptions. best_metric, best_step: of
+    `metric_for_best_model`. stale_evals: evaluations since the best one. log_history: every logged entry, in order.
+    window: (sum of step losses, steps) since the last log entry, so that a resumed run logs the same means.
+    """
+
+    step: int = 0
+    position: Position = field(default_factory=Position)
+    total_steps: int = 0
+    num_rows: int = 0
+    num_tokens: int = 0
+    elapsed: float = 0.0
+    best_metric: float | None = None
+    best_step: int | None = None
+    stale_evals: int = 0
+    loss_sum: float = 0.0
+    window: tuple[float, int] = (0.0, 0)
+    log_history: list[LogEntry] = field(default_factory=list)
+
+    def epoch(self, num_rows: int) -> float:
+        """Epochs done, with the part of the running one."""
+        return self.position.epoch + self.position.offset / num_rows
+
+    def save(self, folder: Path) -> None:
+        names = {"global_step": self.step, "max_steps": self.total_steps}
+        write_json(folder / FILE, {**names, **asdict(self)})
+
+
+def load_state(folder: Path) -> TrainState:
+    """Read the state that `TrainState.save` wrote."""
+    raw: dict[str, Any] = json.loads((folder / FILE).read_text())
+    raw.pop("global_step")
+    raw.pop("max_steps")
+    return TrainState(**{**raw, "position": Position(**raw["position"]), "window": tuple(raw["window"])})

@@ -1,0 +1,77 @@
+import itertools
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from raytune.data.batches import Position, epoch_order, num_steps, split_batch
+
+
+def test_order_is_a_permutation_and_depends_on_seed_and_epoch():
+    lengths = np.arange(100)
+    first = epoch_order(lengths, epoch=0, seed=1, shuffle=True)
+    assert sorted(first) == list(range(100))
+    assert list(first) == list(epoch_order(lengths, epoch=0, seed=1, shuffle=True))
+    assert list(first) != list(epoch_order(lengths, epoch=1, seed=1, shuffle=True))
+    assert list(first) != list(epoch_order(lengths, epoch=0, seed=2, shuffle=True))
+
+
+def test_without_shuffling_rows_keep_data_set_order():
+    assert list(epoch_order(np.ones(5, dtype=np.int64), epoch=3, seed=9, shuffle=False)) == [0, 1, 2, 3, 4]
+
+
+def test_grouping_by_length_brings_similar_lengths_together_and_keeps_every_row():
+    lengths = np.random.default_rng(0).integers(1, 1000, size=403)
+    order = epoch_order(lengths, epoch=0, seed=0, shuffle=True, group_rows=4)
+    assert sorted(order) == list(range(403))
+    spread = np.mean([np.ptp(lengths[order[i : i + 4]]) for i in range(0, 400, 4)])
+    random_spread = np.mean([np.ptp(lengths[i : i + 4]) for i in range(0, 400, 4)])
+    assert spread < random_spread / 10
+
+
+@given(
+    num_rows=st.integers(1, 60),
+    num_ranks=st.integers(1, 5),
+    micro_rows=st.integers(1, 8),
+    max_tokens=st.none() | st.integers(1, 300),
+)
+def test_every_row_goes_to_exactly_one_rank(num_rows, num_ranks, micro_rows, max_tokens):
+    lengths = np.random.default_rng(num_rows).integers(1, 120, size=200)
+    rows = np.random.default_rng(7).choice(200, size=num_rows, replace=False)
+    ranks = split_batch(rows, lengths, num_ranks=num_ranks, micro_rows=micro_rows, max_tokens=max_tokens)
+    assert len(ranks) == num_ranks
+    assert len({len(parts) for parts in ranks}) == 1
+    dealt = [int(row) for parts in ranks for part in parts for row in part]
+    assert sorted(dealt) == sorted(int(row) for row in rows)
+    for part in itertools.chain.from_iterable(ranks):
+        if max_tokens is None:
+            assert len(part) <= micro_rows
+        elif len(part) > 1:
+            assert int(lengths[part].max()) * len(part) <= max_tokens
+
+
+def test_a_short_last_batch_still_gives_every_rank_a_share():
+    ranks = split_batch(np.arange(4), np.full(4, 10), num_ranks=4, micro_rows=8)
+    assert [[len(part) for part in parts] for parts in ranks] == [[1], [1], [1], [1]]
+
+
+@pytest.mark.parametrize(("num_rows", "batch", "epochs"), [(10, 4, 1), (10, 4, 2.5), (8, 4, 3), (7, 100, 2)])
+def test_walking_the_positions_takes_the_computed_number_of_steps(num_rows, batch, epochs):
+    total = num_steps(num_rows, batch, epochs=epochs)
+    assert total == math.ceil(epochs * math.ceil(num_rows / batch))
+    position, taken = Position(), 0
+    for step in range(total):
+        assert num_steps(num_rows, batch, epochs=epochs, start=position) == total - step
+        size = min(batch, num_rows - position.offset)
+        taken += size
+        position = position.advance(size, num_rows)
+    assert num_steps(num_rows, batch, epochs=epochs, start=position) == 0
+    if epochs == int(epochs):
+        assert (position, taken) == (Position(int(epochs), 0), num_rows * epochs)
+
+
+def test_steps_left_after_the_batch_size_changed_cover_the_rest_of_the_epoch():
+    # 100 rows, 30 done with batches of 10; the remaining 70 in batches of 40 are 2 steps, and one more epoch is 3.
+    assert num_steps(100, 40, epochs=2, start=Position(0, 30)) == 2 + 3
