@@ -47,7 +47,6 @@ def activation_bytes(shape: ModelShape, *, tokens: int, dtype_bytes: int, checkp
 
 
 def estimate(
-    shape: ModelShape,
     *,
     num_parameters: int,
     num_trainable: int,

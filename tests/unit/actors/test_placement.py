@@ -1,0 +1,38 @@
+import pytest
+
+from actors.placement import NodeShape, make_plan, place
+from raytune.errors import PlacementError
+
+
+def plan(ranks: int, *, cpus: float = 1, gpus: float = 0, workers: int = 0):
+    return make_plan("run", num_ranks=ranks, cpus_per_rank=cpus, gpus_per_rank=gpus, num_data_workers=workers)
+
+
+def test_packs_onto_as_few_nodes_as_hold_the_plan():
+    nodes = [NodeShape("a", cpus=4, gpus=2), NodeShape("b", cpus=4, gpus=2)]
+    assert place(plan(3, gpus=1), nodes) == ["a", "a", "b"]
+
+
+def test_large_bundles_are_placed_before_small_ones():
+    nodes = [NodeShape("a", cpus=2, gpus=0), NodeShape("b", cpus=4, gpus=1)]
+    assert place(plan(1, cpus=2, gpus=1, workers=2), nodes) == ["b", "a", "a"]
+
+
+def test_too_few_gpus_gives_the_arithmetic_and_the_remedy():
+    nodes = [NodeShape("node-a", cpus=64, gpus=4), NodeShape("node-b", cpus=64, gpus=0)]
+    with pytest.raises(PlacementError) as caught:
+        place(plan(8, gpus=1), nodes)
+    assert str(caught.value) == (
+        "the run needs 8 GPUs, the cluster has 4 (node-a 4, node-b 0). Set num_workers: 4 or add a node."
+    )
+
+
+def test_too_few_cpus_are_named_too():
+    with pytest.raises(PlacementError, match=r"needs 6 CPUs, the cluster has 4 \(a 4\)"):
+        place(plan(6), [NodeShape("a", cpus=4, gpus=0)])
+
+
+def test_a_bundle_never_spans_nodes():
+    nodes = [NodeShape("a", cpus=4, gpus=0), NodeShape("b", cpus=4, gpus=0)]
+    with pytest.raises(PlacementError, match="Add a node or lower cpus_per_worker"):
+        place(plan(1, cpus=6), nodes)

@@ -1,0 +1,79 @@
+import pytest
+
+from raytune.engine.checkpoint import CheckpointStore
+from raytune.engine.output import open_output, publish_weights
+from raytune.errors import CheckpointError, ConfigError
+
+RUN = {"model_name_or_path": "m", "stage": "sft", "dataset": "d"}
+
+
+def with_checkpoint(folder, step=4):
+    open_output(folder, RUN, overwrite=False, resume=None)
+    store = CheckpointStore(folder)
+    (store.stage(step) / "model.safetensors").write_text("w")
+    store.commit(step)
+
+
+def test_a_fresh_folder_starts_at_the_beginning(tmp_path):
+    decision = open_output(tmp_path / "new", RUN, overwrite=False, resume=None)
+    assert decision.checkpoint is None
+
+
+@pytest.mark.parametrize("resume", [None, True, "auto"])
+def test_a_folder_with_a_checkpoint_is_resumed_and_says_so(tmp_path, resume):
+    with_checkpoint(tmp_path)
+    decision = open_output(tmp_path, RUN, overwrite=False, resume=resume)
+    assert decision.checkpoint == tmp_path / "checkpoint-4"
+    assert "resuming from" in str(decision.message)
+    assert "overwrite_output_dir" in str(decision.message)
+
+
+def test_overwriting_starts_anew_and_leaves_foreign_files(tmp_path):
+    with_checkpoint(tmp_path)
+    (tmp_path / "notes.txt").write_text("mine")
+    decision = open_output(tmp_path, {**RUN, "dataset": "other"}, overwrite=True, resume=None)
+    assert decision.checkpoint is None
+    assert CheckpointStore(tmp_path).steps() == []
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def test_another_runs_folder_is_refused_with_what_differs(tmp_path):
+    with_checkpoint(tmp_path)
+    with pytest.raises(ConfigError, match="dataset was d, is now other"):
+        open_output(tmp_path, {**RUN, "dataset": "other"}, overwrite=False, resume=None)
+
+
+def test_a_folder_of_something_else_is_refused(tmp_path):
+    (tmp_path / "thesis.tex").write_text("x")
+    with pytest.raises(ConfigError, match="holds no run of raytune"):
+        open_output(tmp_path, RUN, overwrite=False, resume=None)
+
+
+def test_resume_true_without_checkpoint_is_an_error(tmp_path):
+    with pytest.raises(CheckpointError, match="no whole checkpoint"):
+        open_output(tmp_path / "new", RUN, overwrite=False, resume=True)
+
+
+def test_resume_false_beside_a_checkpoint_is_an_error(tmp_path):
+    with_checkpoint(tmp_path)
+    with pytest.raises(ConfigError, match="resume_from_checkpoint is false"):
+        open_output(tmp_path, RUN, overwrite=False, resume=False)
+
+
+def test_a_named_checkpoint_is_verified(tmp_path):
+    with_checkpoint(tmp_path / "a")
+    path = str(tmp_path / "a" / "checkpoint-4")
+    decision = open_output(tmp_path / "b", RUN, overwrite=False, resume=path)
+    assert str(decision.checkpoint) == path
+    with pytest.raises(CheckpointError, match="no checkpoint"):
+        open_output(tmp_path / "b", RUN, overwrite=False, resume=str(tmp_path / "nowhere"))
+
+
+def test_published_weights_leave_the_resume_state_behind(tmp_path):
+    source, target = tmp_path / "checkpoint-1", tmp_path / "out"
+    (source / "optimizer").mkdir(parents=True)
+    target.mkdir()
+    for name in ("adapter_model.safetensors", "trainer_state.json", "manifest.json", "small_state.json"):
+        (source / name).write_text(name)
+    publish_weights(source, target)
+    assert [path.name for path in target.iterdir()] == ["adapter_model.safetensors"]
