@@ -56,12 +56,13 @@ def encode_samples(
     else:
         conversations = [render_turns(sample, template, mask_history=data.mask_history) for sample in samples]
     cutoff = row_length(data, template.compat)
+    eos_id = _eos_id(tokenizer)
     rows: list[Encoded] = []
     for pairs in _to_ids(conversations, tokenizer, guard):
         row = label_turns(
             pairs,
             cutoff,
-            eos_id=_eos_id(tokenizer),
+            eos_id=eos_id,
             train_on_prompt=data.train_on_prompt,
             mask_history=data.mask_history,
             efficient_eos=template.efficient_eos,
@@ -141,7 +142,10 @@ def label_turns(
         parts.append((source + target, labels + trained))
     if mask_history:
         parts.reverse()
-    row = Encoded([token for ids, _ in parts for token in ids], [label for _, labels in parts for label in labels])
+    row = Encoded([], [])
+    for ids, labels in parts:
+        row.input_ids.extend(ids)
+        row.labels.extend(labels)
     if efficient_eos:
         row.input_ids.append(eos_id)
         row.labels.append(eos_id)

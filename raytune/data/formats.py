@@ -97,12 +97,10 @@ def _openai(row: Row, columns: Columns, tags: Tags, stage: Stage, compat: bool) 
     return _conversation(turns, system, row, columns, stage, compat)
 
 
-def _conversation(
-    turns: list[Message], system: str, row: Row, columns: Columns, stage: Stage, compat: bool
-) -> Sample:
+def _conversation(turns: list[Message], system: str, row: Row, columns: Columns, stage: Stage, compat: bool) -> Sample:
     """Check the order of the roles: asking and answering alternate, an asking one first and an answering one last."""
     if stage == "pt":
-        raise InvalidRow("stage pt reads plain text: use formatting alpaca with columns {\"prompt\": <text column>}")
+        raise InvalidRow('stage pt reads plain text: use formatting alpaca with columns {"prompt": <text column>}')
     if not turns:
         raise InvalidRow(f"'{columns.messages}' holds no message")
     for place, turn in enumerate(turns, start=1):
@@ -115,7 +113,9 @@ def _conversation(
         if turn.role == "assistant" and not turn.content and not compat:
             raise InvalidRow(f"message {place} is an empty answer")
     if len(turns) % 2:
-        raise InvalidRow(f"the conversation ends with message {len(turns)} of role {turns[-1].role}, not with an answer")
+        raise InvalidRow(
+            f"the conversation ends with message {len(turns)} of role {turns[-1].role}, not with an answer"
+        )
     return Sample(tuple(turns), system, _tools(row, columns.tools))
 
 
@@ -141,7 +141,9 @@ def _messages(row: Row, columns: Columns, tags: Tags, calls: bool = False) -> li
             role, text = tags.function_tag, _called(made, place)
         if not isinstance(text, str):
             known = tags.content_tag in message
-            reason = f"'{tags.content_tag}' is {_kind(text)}, not text" if known else f"there is no '{tags.content_tag}'"
+            reason = (
+                f"'{tags.content_tag}' is {_kind(text)}, not text" if known else f"there is no '{tags.content_tag}'"
+            )
             raise InvalidRow(f"message {place} ({role}): {reason}")
         found.append((place, role, text))
     return found
@@ -150,7 +152,7 @@ def _messages(row: Row, columns: Columns, tags: Tags, calls: bool = False) -> li
 def _called(calls: object, place: int) -> str:
     functions = [call.get("function") for call in calls if isinstance(call, Mapping)] if isinstance(calls, list) else []
     if not functions or not all(isinstance(function, Mapping) for function in functions):
-        raise InvalidRow(f"message {place}: 'tool_calls' must be a list of {{\"type\": \"function\", \"function\": ...}}")
+        raise InvalidRow(f'message {place}: \'tool_calls\' must be a list of {{"type": "function", "function": ...}}')
     return json.dumps(functions, ensure_ascii=False)
 
 

@@ -109,7 +109,9 @@ def _apply(
     try:
         texts = iter(tokenizer.apply_chat_template(plain, **settings) if plain else [])
         return [
-            tokenizer.apply_chat_template(chat, tools=parse_tools(tools[row]), **settings) if tools[row] else next(texts)
+            tokenizer.apply_chat_template(chat, tools=parse_tools(tools[row]), **settings)
+            if tools[row]
+            else next(texts)
             for row, chat in chats
         ]
     except TemplateError as error:

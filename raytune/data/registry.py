@@ -166,7 +166,9 @@ def _read_json(path: Path) -> dict[str, Any]:
     try:
         entries = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise DataError(f"there is no {path}", fix=f"Set dataset_dir to the folder that holds {REGISTRY_FILE}.") from None
+        raise DataError(
+            f"there is no {path}", fix=f"Set dataset_dir to the folder that holds {REGISTRY_FILE}."
+        ) from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise DataError(f"not valid JSON: {error}", where=str(path)) from None
     if not isinstance(entries, dict):
@@ -218,12 +220,12 @@ def _choose_source(entry: Mapping[str, Any], modelscope: bool, where: str) -> So
     for key in (*order, "om_hub_url", "script_url", "cloud_file_name", "file_name"):
         if entry.get(key):
             return Source(SOURCE_KEYS[key], str(entry[key]))
-    raise DataError("the entry does not say where the data is", where=where, fix=f"Give one of {', '.join(SOURCE_KEYS)}.")
+    raise DataError(
+        "the entry does not say where the data is", where=where, fix=f"Give one of {', '.join(SOURCE_KEYS)}."
+    )
 
 
-def _override(
-    defaults: Layout, entry: Mapping[str, Any], key: str, where: str
-) -> tuple[Layout, list[tuple[str, str]]]:
+def _override(defaults: Layout, entry: Mapping[str, Any], key: str, where: str) -> tuple[Layout, list[tuple[str, str]]]:
     """Apply `columns` or `tags`: where it is given, every name it leaves out becomes null (LLaMA-Factory's rule)."""
     if key not in entry:
         return defaults, []

@@ -106,5 +106,3 @@ def _has_thought(message: Message, words: tuple[str, str]) -> bool:
 def without_thought(message: Message, words: tuple[str, str]) -> Message:
     pattern = re.escape(words[0]) + "(.*?)" + re.escape(words[1])
     return Message(message.role, re.sub(pattern, "", message.content, flags=re.DOTALL).lstrip("\n"))
-
-

@@ -180,4 +180,5 @@ def _check_fit(template: Template, tokenizer: PreTrainedTokenizerBase) -> None:
 
 def _single_id(token: str, tokenizer: PreTrainedTokenizerBase) -> int | None:
     ids = tokenizer(token, add_special_tokens=False, split_special_tokens=False)["input_ids"]
-    return ids[0] if len(ids) == 1 and ids[0] != tokenizer.unk_token_id else None
+    unknown = len(ids) != 1 or (ids[0] == tokenizer.unk_token_id and token != tokenizer.unk_token)
+    return None if unknown else ids[0]

@@ -29,11 +29,11 @@ class Guard:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         added = tokenizer.added_tokens_decoder.items()
-        self.ids = {token.content: number for number, token in added if token.special and token.content}
-        self.words = sorted(self.ids, key=len, reverse=True)
-        self._beginnings = tuple({word[:2] for word in self.words})
-        self._pattern = re.compile("|".join(map(re.escape, self.words)) or r"(?!)")
-        self._numbers = {word: number for number, word in enumerate(self.words)}
+        self._tokens = {token.content: (number, token) for number, token in added if token.special and token.content}
+        self._words = sorted(self._tokens, key=len, reverse=True)
+        self._beginnings = tuple({word[:2] for word in self._words})
+        self._pattern = re.compile("|".join(map(re.escape, self._words)) or r"(?!)")
+        self._numbers = {word: number for number, word in enumerate(self._words)}
 
     def hide(self, text: str) -> str:
         """Replace special-token text by marks."""
@@ -51,19 +51,21 @@ class Guard:
         """Cut a templated string at its special tokens: ids, and the text between them with its marks turned back."""
         parts: list[int | str] = []
         position = 0
+        swallows = False
         for found in self._pattern.finditer(text):
-            parts += [text[position : found.start()], self.ids[found.group()]]
-            position = found.end()
-        parts.append(text[position:])
+            number, token = self._tokens[found.group()]
+            before = text[position : found.start()]
+            before = before.lstrip() if swallows else before
+            parts += [before.rstrip() if token.lstrip else before, number]
+            position, swallows = found.end(), token.rstrip
+        parts.append(text[position:].lstrip() if swallows else text[position:])
         return [part if isinstance(part, int) else self._show(part) for part in parts if part != ""]
 
     def _show(self, text: str) -> str:
-        return _HIDDEN.sub(lambda found: self.words[int(found.group(1))], text)
+        return _HIDDEN.sub(lambda found: self._words[int(found.group(1))], text)
 
 
-def tokenize(
-    texts: Iterable[str], tokenizer: PreTrainedTokenizerBase, guard: Guard | None
-) -> dict[str, list[int]]:
+def tokenize(texts: Iterable[str], tokenizer: PreTrainedTokenizerBase, guard: Guard | None) -> dict[str, list[int]]:
     """Encode strings, without the tokenizer's own begin and end tokens.
 
     Args: texts: repeats are encoded once. guard: None to read special-token text as special tokens everywhere.

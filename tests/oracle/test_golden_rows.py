@@ -13,7 +13,7 @@ from raytune.config.template import TemplateConfig
 from raytune.data.encode import encode_samples
 from raytune.data.pack import pack_rows
 from raytune.data.render import render_messages
-from raytune.data.template import Special, Template, load_template, read_template, template_names
+from raytune.data.template import load_template, read_template, template_names
 from raytune.errors import DataError
 from raytune.types import Encoded, Message, Sample, Stage
 
@@ -65,3 +65,50 @@ def test_sft_row(row: dict[str, Any], smollm2_tokenizer: PreTrainedTokenizerBase
     assert made.input_ids == row["input_ids"]
     assert made.labels == row["labels"]
     assert smollm2_tokenizer.decode(made.input_ids) == row["text"]
+
+
+TEXTS = (
+    "The quick brown fox.",
+    "Hello world, this is a document.",
+    "short",
+    "A somewhat longer document that has many more words than the others do.",
+)
+
+
+@pytest.mark.parametrize("case", GOLDEN["pt"], ids=lambda case: str(case["args"]))
+def test_pretraining_blocks(case: dict[str, Any], smollm2_tokenizer: PreTrainedTokenizerBase) -> None:
+    samples = [Sample((Message("user", text),)) for text in TEXTS]
+    made = encode(samples, "pt", "default", {"cutoff_len": 8, **case["args"]}, smollm2_tokenizer)
+    assert [row.input_ids for row in made] == case["input_ids"]
+
+
+@pytest.mark.parametrize("case", GOLDEN["pack"], ids=lambda case: str(case["args"]))
+def test_packed_rows(case: dict[str, Any], smollm2_tokenizer: PreTrainedTokenizerBase) -> None:
+    samples = [
+        Sample((Message("user", "q " + "x " * size), Message("assistant", f"ans {number}")))
+        for number, size in enumerate((1, 5, 9, 2, 30, 5))
+    ]
+    rows = encode(samples, "sft", "chatml", {"cutoff_len": 48, **case["args"]}, smollm2_tokenizer)
+    pad = smollm2_tokenizer.pad_token_id
+    made = pack_rows(rows, 48, pad, neat=case["args"].get("neat_packing", False), compat=True)
+    for key in ("input_ids", "labels", "position_ids", "attention_mask"):
+        assert [vars_of(row)[key] for row in made] == [row[key] for row in case["rows"]], key
+
+
+def vars_of(row: Encoded) -> dict[str, list[int]]:
+    return {
+        "input_ids": row.input_ids,
+        "labels": row.labels,
+        "position_ids": row.position_ids,
+        "attention_mask": row.attention_mask,
+    }
+
+
+@pytest.mark.parametrize("name", template_names())
+@pytest.mark.parametrize(("key", "system"), [("no_system", ""), ("system", "SYS")])
+def test_rendered_elements(name: str, key: str, system: str) -> None:
+    rendered = render_messages(conversation("plain"), system, "", read_template(name))
+    shown = [
+        [element if isinstance(element, str) else f"<<{element.kind}_token>>" for element in part] for part in rendered
+    ]
+    assert shown == GOLDEN["render"][name][key]
