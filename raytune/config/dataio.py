@@ -1,0 +1,24 @@
+"""How prepared rows are stored and fed."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from raytune.config.base import Group, NotBuilt
+
+
+class DataIOConfig(Group):
+    eval_on_each_dataset: bool = False
+    """Report metrics of each data set in eval_dataset by itself."""
+    ignore_pad_token_for_loss: Annotated[bool, NotBuilt((False,))] = True
+    """Leave padding out of the loss."""
+    skip_invalid: bool = False
+    """Drop rows that break their format and count them, instead of stopping at the first."""
+    data_cache_dir: str | None = None
+    """Folder of the cache of prepared rows; null is the user's cache folder."""
+    dataloader_num_workers: int = Field(0, ge=0)
+    """Batches that are collated ahead of the step that needs them."""
+    dataloader_pin_memory: bool = True
+    """Put batches in page-locked memory, from which a GPU copies faster."""
+    dataloader_drop_last: bool = False
+    """Leave out the last optimizer step of an epoch when its rows do not fill it."""
