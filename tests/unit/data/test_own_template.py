@@ -1,0 +1,105 @@
+"""The tokenizer's own chat template: the ids are those of apply_chat_template, the labels those of the answers."""
+
+import pytest
+from transformers import PreTrainedTokenizerBase
+
+from raytune.config.data import DataConfig
+from raytune.config.template import TemplateConfig
+from raytune.data.encode import encode_samples
+from raytune.data.template import load_template
+from raytune.errors import DataError
+from raytune.types import IGNORE_INDEX, Encoded, Message, Sample
+from tests.helpers.tokenizers import CHATML, byte_tokenizer
+
+TURNS = (
+    Message("user", "How are you?"),
+    Message("assistant", "Fine."),
+    Message("user", "And now?"),
+    Message("assistant", "Still."),
+)
+
+PLAIN = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+# Like Qwen3's: thoughts are shown in the last answer only, and an empty one stands where thinking is off.
+THINKING = (
+    "{% for m in messages %}{% set c = m.content %}{% if m.role == 'assistant' %}"
+    "{% if '</think>' in c %}{% set c = c.split('</think>')[-1].lstrip('\n') %}{% set t = m.content.split('</think>')[0]"
+    ".split('<think>')[-1].strip('\n') %}{% else %}{% set t = '' %}{% endif %}"
+    "{% if loop.last %}{% set c = '<think>\n' + t + '\n</think>\n\n' + c %}{% endif %}{% endif %}"
+    "<|im_start|>{{ m.role }}\n{{ c }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n"
+    "{% if enable_thinking is defined and not enable_thinking %}<think>\n\n</think>\n\n{% endif %}{% endif %}"
+)
+TOOLS = (
+    "{% if tools %}<|im_start|>tools\n{{ tools | tojson }}<|im_end|>\n{% endif %}{% for m in messages %}"
+    "<|im_start|>{{ m.role }}\n{{ m.content }}{% for c in m.tool_calls or [] %}{{ c.function | tojson }}{% endfor %}"
+    "<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def encode(sample: Sample, tokenizer: PreTrainedTokenizerBase, thinking: bool | None = True) -> Encoded:
+    template = load_template("auto", tokenizer, TemplateConfig(enable_thinking=thinking))
+    template.fix_tokenizer(tokenizer)
+    (row,) = encode_samples([sample], "sft", template, tokenizer, DataConfig())
+    return row
+
+
+def trained(row: Encoded, tokenizer: PreTrainedTokenizerBase) -> str:
+    assert all(label in (IGNORE_INDEX, token) for label, token in zip(row.labels, row.input_ids, strict=True))
+    return tokenizer.decode([label for label in row.labels if label != IGNORE_INDEX])
+
+
+def with_template(chat: str) -> PreTrainedTokenizerBase:
+    return byte_tokenizer(CHATML, eos="<|im_end|>", chat=chat)
+
+
+@pytest.mark.parametrize("system", ["", "Be terse."])
+def test_ids_are_those_of_apply_chat_template(smollm2_tokenizer: PreTrainedTokenizerBase, system: str) -> None:
+    row = encode(Sample(TURNS, system), smollm2_tokenizer)
+    chat = [{"role": turn.role, "content": turn.content} for turn in TURNS]
+    chat = [{"role": "system", "content": system}, *chat] if system else chat
+    assert row.input_ids == smollm2_tokenizer.apply_chat_template(chat, return_dict=False)
+    assert trained(row, smollm2_tokenizer) == "Fine.<|im_end|>\nStill.<|im_end|>\n"
+
+
+def test_older_answers_that_the_template_rewrites_are_not_trained() -> None:
+    tokenizer = with_template(THINKING)
+    thoughtful = (TURNS[0], Message("assistant", "<think>\nhm\n</think>\n\nFine."), *TURNS[2:])
+    row = encode(Sample(thoughtful), tokenizer)
+    assert trained(row, tokenizer) == "<think>\n\n</think>\n\nStill.<|im_end|>\n"
+    assert "hm" not in tokenizer.decode(row.input_ids)
+    (one,) = (encode(Sample(thoughtful[:2]), tokenizer),)
+    assert trained(one, tokenizer) == "<think>\nhm\n</think>\n\nFine.<|im_end|>\n"
+
+
+def test_thinking_off_puts_the_empty_thought_into_the_prompt() -> None:
+    tokenizer = with_template(THINKING)
+    row = encode(Sample((TURNS[0], Message("assistant", "<think>\nhm\n</think>\n\nFine."))), tokenizer, thinking=False)
+    assert trained(row, tokenizer) == "Fine.<|im_end|>\n"
+    assert tokenizer.decode(row.input_ids).count("<think>\n\n</think>\n\n") == 1
+
+
+def test_tools_and_calls() -> None:
+    tokenizer = with_template(TOOLS)
+    call = Message("function", '{"name": "get", "arguments": {"x": 1}}')
+    turns = (Message("user", "q"), call, Message("observation", "7"), Message("assistant", "a"))
+    row = encode(Sample(turns, tools='[{"name": "get"}]'), tokenizer)
+    assert trained(row, tokenizer) == '{"name": "get", "arguments": {"x": 1}}<|im_end|>\na<|im_end|>\n'
+    assert "<|im_start|>tool\n7<|im_end|>" in tokenizer.decode(row.input_ids)
+    with pytest.raises(DataError, match="does not write tools .*lost 'get'"):
+        encode(Sample(turns, tools='[{"name": "get"}]'), with_template(PLAIN))
+
+
+def test_template_whose_conversation_does_not_begin_with_its_prompt() -> None:
+    chat = PLAIN.replace("<|im_start|>assistant\n", "<|im_start|>assistant\nThinking: ")
+    with pytest.raises(DataError, match="does not begin with its prompt"):
+        encode(Sample(TURNS), with_template(chat))
+
+
+def test_template_that_refuses_a_role() -> None:
+    chat = "{% if messages[0].role == 'system' %}{{ raise_exception('no system role') }}{% endif %}" + PLAIN
+    assert encode(Sample(TURNS), with_template(chat)).input_ids
+    with pytest.raises(DataError, match="refuses a conversation: no system role"):
+        encode(Sample(TURNS, "S"), with_template(chat))
