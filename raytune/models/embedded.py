@@ -23,12 +23,17 @@ _OTHER_FORMATS = ["*.gguf", "*.onnx", "*.h5", "*.msgpack", "*.tflite", "*.ot", "
 
 
 def resolve_model_path(
-    name: str, *, revision: str = "main", cache_dir: str | None = None, token: str | None = None
+    name: str,
+    *,
+    revision: str = "main",
+    cache_dir: str | None = None,
+    token: str | None = None,
+    weights: bool = True,
 ) -> str:
     """Return a local folder for a model name.
 
     Args: name: `smollm2-135m-instruct` (made on first use from the installed package), a local folder, or a hub id.
-    revision, cache_dir, token: used for hub ids only.
+        revision, cache_dir, token: used for hub ids only. weights: False fetches everything else alone from a hub.
     Raises: ModelError when nothing answers to the name.
     """
     if name.lower() == EMBEDDED_NAME and not Path(name).is_dir():
@@ -46,7 +51,18 @@ def resolve_model_path(
         )
     if os.environ.get("USE_MODELSCOPE_HUB", "0").lower() in ("1", "true"):
         return _from_modelscope(name, revision=revision, cache_dir=cache_dir)
-    return _from_hugging_face(name, revision=revision, cache_dir=cache_dir, token=token)
+    return _from_hugging_face(name, revision=revision, cache_dir=cache_dir, token=token, weights=weights)
+
+
+def folder_contents(path: str | Path) -> list[str]:
+    """Names of the files in a model folder, in order."""
+    return sorted(entry.name for entry in Path(path).iterdir())
+
+
+def first_line(error: Exception) -> str:
+    """The first line of a library's message that says something."""
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__
 
 
 def embedded_folder() -> Path:
@@ -126,17 +142,16 @@ def _convert(source: Path, target: Path) -> None:
     tokenizer.save_pretrained(target)
 
 
-def _from_hugging_face(name: str, *, revision: str, cache_dir: str | None, token: str | None) -> str:
+def _from_hugging_face(name: str, *, revision: str, cache_dir: str | None, token: str | None, weights: bool) -> str:
     from huggingface_hub import constants, snapshot_download
     from huggingface_hub.errors import HTTPError
 
+    ignore = _OTHER_FORMATS if weights else [*_OTHER_FORMATS, "*.safetensors", "*.bin"]
     try:
-        return snapshot_download(
-            name, revision=revision, cache_dir=cache_dir, token=token, ignore_patterns=_OTHER_FORMATS
-        )
+        return snapshot_download(name, revision=revision, cache_dir=cache_dir, token=token, ignore_patterns=ignore)
     except (OSError, ValueError, HTTPError) as error:
         raise ModelError(
-            f"cannot get model '{name}' (revision {revision}): {_first_line(error)}",
+            f"cannot get model '{name}' (revision {revision}): {first_line(error)}",
             where=f"looked for a folder ./{name}, in {cache_dir or constants.HF_HUB_CACHE} and at {constants.ENDPOINT}",
             fix="Check the name and the network, give a local folder, set HF_ENDPOINT to a mirror or "
             f"USE_MODELSCOPE_HUB=1, or use {EMBEDDED_NAME}, which needs no network.",
@@ -156,12 +171,7 @@ def _from_modelscope(name: str, *, revision: str, cache_dir: str | None) -> str:
         return snapshot_download(name, revision="master" if revision == "main" else revision, cache_dir=cache_dir)
     except (OSError, ValueError) as error:
         raise ModelError(
-            f"cannot get model '{name}' from ModelScope: {_first_line(error)}",
+            f"cannot get model '{name}' from ModelScope: {first_line(error)}",
             where=f"looked for a folder ./{name} and at the ModelScope hub",
             fix="Check the name and the network, or give a local folder.",
         ) from error
-
-
-def _first_line(error: Exception) -> str:
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
