@@ -9,9 +9,10 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from raytune.config.base import Group
+from raytune.config.checks.broken import Broken
 from raytune.config.compat import compat
 from raytune.config.keys import KEYS, alternatives, describe_type, group_types
-from raytune.config.rules import RULES, Broken
+from raytune.config.rules import RULES
 from raytune.config.run import RunConfig
 from raytune.config.source import Item, read_overrides, read_source
 from raytune.config.translate import Problem, translate

@@ -72,3 +72,15 @@ class RunConfig(BaseModel):
     parallel: ParallelConfig = ParallelConfig()
     megatron: MegatronConfig = MegatronConfig()
     kt: KTConfig = KTConfig()
+
+    @property
+    def trains(self) -> bool:
+        """Whether `train` trains: do_train left out means yes, unless only evaluation or prediction is asked for."""
+        alone = self.train.do_eval or self.train.do_predict
+        return not alone if self.train.do_train is None else self.train.do_train
+
+    @property
+    def packs(self) -> bool:
+        """Whether rows are filled with several samples: neat_packing does, and pt unless packing is false."""
+        packing = self.data.packing
+        return self.data.neat_packing or (self.train.stage == "pt" if packing is None else packing)

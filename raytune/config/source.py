@@ -124,7 +124,8 @@ def read_overrides(words: Sequence[str], known: frozenset[str]) -> list[Item]:
         word = rest.pop(0)
         name, equals, text = word.removeprefix("--").partition("=")
         if word.startswith("--") and not equals:
-            alone = not rest or rest[0].startswith("--") or rest[0].partition("=")[0] in known and "=" in rest[0]
+            following = rest[0] if rest else "--"
+            alone = following.startswith("--") or ("=" in following and following.partition("=")[0] in known)
             text = "true" if alone else rest.pop(0)
         elif not equals:
             raise ConfigError(f"cannot read '{word}' as an override", where=COMMAND_LINE, fix="Write key=value.")

@@ -135,16 +135,15 @@ def rewrite(item: Item, result: Translation) -> Iterator[Item]:
 def find_rewrite(item: Item) -> Rewrite | None:
     """Look up what compat.yaml says about this value of this key."""
     table = compat().values.get(item.key, {})
-    match item.value:
-        case bool():
-            return next((change for value, change in table.items() if value is item.value), None)
-        case int() | str():
-            truth = as_bool(item.value)
-            named = next((change for value, change in table.items() if str(value) == str(item.value)), None)
-            return named or next(
-                (change for value, change in table.items() if truth is not None and value is truth), None
-            )
-    return None
+    if not isinstance(item.value, bool | int | str):
+        return None
+    # A shell's "true" and a file's true are the same, but "1" is looked up as a number first.
+    truth = as_bool(item.value)
+    if not isinstance(item.value, bool):
+        for value, change in table.items():
+            if not isinstance(value, bool) and str(value) == str(item.value):
+                return change
+    return next((change for value, change in table.items() if value is truth), None)
 
 
 def _put(item: Item, result: Translation) -> None:

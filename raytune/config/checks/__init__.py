@@ -1,0 +1,1 @@
+"""Rules over several keys. They are listed in raytune.config.rules."""

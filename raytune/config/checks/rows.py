@@ -1,0 +1,92 @@
+"""What does not go together in the choice of rows."""
+
+from raytune.config.checks.broken import Broken, broken
+from raytune.config.run import RunConfig
+
+
+def prompt_or_history(config: RunConfig) -> Broken | None:
+    wrong = config.data.mask_history and config.data.train_on_prompt
+    keys = ("mask_history", "train_on_prompt")
+    return broken(wrong, "mask_history excludes train_on_prompt", *keys, fix="Keep one of them.")
+
+
+def streaming_needs_max_steps(config: RunConfig) -> Broken | None:
+    wrong = config.data.streaming and config.train.max_steps <= 0
+    return broken(wrong, "streaming needs max_steps: a stream has no length", "streaming", "max_steps")
+
+
+def streaming_excludes_max_samples(config: RunConfig) -> Broken | None:
+    wrong = config.data.streaming and config.data.max_samples is not None
+    return broken(wrong, "streaming excludes max_samples", "streaming", "max_samples", fix="Use max_steps.")
+
+
+def streaming_counts_val_size(config: RunConfig) -> Broken | None:
+    wrong = config.data.streaming and 0 < config.data.val_size < 1
+    fix = "Give a number of rows."
+    return broken(wrong, "streaming cannot hold back a share of the rows", "streaming", "val_size", fix=fix)
+
+
+def val_size_is_share_or_count(config: RunConfig) -> Broken | None:
+    size = config.data.val_size
+    wrong = size == 1 or (size > 1 and size != int(size))
+    fix = "Give a share below 1, or 2 rows or more."
+    return broken(wrong, f"val_size {size:g} is neither a share nor a number of rows", "val_size", fix=fix)
+
+
+def one_source_of_evaluation(config: RunConfig) -> Broken | None:
+    wrong = bool(config.data.eval_dataset) and config.data.val_size > 0
+    return broken(wrong, "eval_dataset excludes val_size", "eval_dataset", "val_size", fix="Keep one of them.")
+
+
+def probs_need_interleaving(config: RunConfig) -> Broken | None:
+    wrong = bool(config.data.interleave_probs) and config.data.mix_strategy == "concat"
+    keys = ("interleave_probs", "mix_strategy")
+    return broken(wrong, "interleave_probs needs mix_strategy interleave_under, _over or _once", *keys)
+
+
+def probs_match_datasets(config: RunConfig) -> Broken | None:
+    probs, names = config.data.interleave_probs, config.data.dataset
+    wrong = bool(probs) and len(probs) != len(names)
+    what = f"interleave_probs has {len(probs)} numbers for {len(names)} data sets"
+    return broken(wrong, what, "interleave_probs", "dataset")
+
+
+def neat_packing_packs(config: RunConfig) -> Broken | None:
+    wrong = config.data.neat_packing and config.data.packing is False
+    return broken(wrong, "neat_packing needs packing", "neat_packing", "packing", fix="Leave packing out.")
+
+
+def a_row_fits_a_batch(config: RunConfig) -> Broken | None:
+    budget = config.train.max_tokens_per_batch
+    wrong = budget is not None and budget < config.data.cutoff_len
+    what = f"max_tokens_per_batch ({budget}) is less than one row of cutoff_len ({config.data.cutoff_len}) tokens"
+    return broken(wrong, what, "max_tokens_per_batch", "cutoff_len")
+
+
+def one_way_to_size_a_step(config: RunConfig) -> Broken | None:
+    train = config.train
+    wrong = train.global_batch_size is not None and train.gradient_accumulation_steps != 1
+    keys = ("global_batch_size", "gradient_accumulation_steps")
+    return broken(wrong, "global_batch_size replaces gradient_accumulation_steps", *keys, fix="Keep one of them.")
+
+
+def ranks_share_a_step(config: RunConfig) -> Broken | None:
+    rows, ranks = config.train.global_batch_size, config.cluster.num_workers
+    wrong = rows is not None and rows % ranks != 0
+    what = f"global_batch_size ({rows}) is not divisible by num_workers ({ranks})"
+    return broken(wrong, what, "global_batch_size", "num_workers")
+
+
+ROW_RULES = (
+    prompt_or_history,
+    streaming_needs_max_steps,
+    streaming_excludes_max_samples,
+    streaming_counts_val_size,
+    val_size_is_share_or_count,
+    one_source_of_evaluation,
+    probs_need_interleaving,
+    probs_match_datasets,
+    neat_packing_packs,
+    a_row_fits_a_batch,
+    one_way_to_size_a_step,
+)
