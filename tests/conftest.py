@@ -19,4 +19,6 @@ def shared() -> Path:
 @pytest.fixture(scope="session")
 def smollm2_tokenizer() -> PreTrainedTokenizerBase:
     """The embedded default model's tokenizer; copy it before changing it."""
-    return AutoTokenizer.from_pretrained(resolve_model_path(EMBEDDED_NAME))
+    tokenizer = AutoTokenizer.from_pretrained(resolve_model_path(EMBEDDED_NAME))
+    assert isinstance(tokenizer, PreTrainedTokenizerBase)
+    return tokenizer

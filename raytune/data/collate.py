@@ -92,13 +92,13 @@ def collate(
 
 
 def _positions(row: Row) -> npt.NDArray[np.generic]:
-    given = row.get("position_ids", ())
-    return given if len(given) else np.arange(len(row["input_ids"]))
+    given = row.get("position_ids")
+    return given if given is not None and len(given) else np.arange(len(row["input_ids"]))
 
 
 def _segments(row: Row) -> npt.NDArray[np.generic]:
-    given = row.get("attention_mask", ())
-    return given if len(given) else np.ones(len(row["input_ids"]), dtype=np.int64)
+    given = row.get("attention_mask")
+    return given if given is not None and len(given) else np.ones(len(row["input_ids"]), dtype=np.int64)
 
 
 def _pad(parts: Sequence[npt.NDArray[np.generic]], width: int, value: int) -> Tensor:

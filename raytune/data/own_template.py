@@ -108,12 +108,14 @@ def _apply(
     plain = [chat for row, chat in chats if not tools[row]]
     try:
         texts = iter(tokenizer.apply_chat_template(plain, **settings) if plain else [])
-        return [
-            tokenizer.apply_chat_template(chat, tools=parse_tools(tools[row]), **settings)
-            if tools[row]
-            else next(texts)
-            for row, chat in chats
-        ]
+        made: list[str] = []
+        for row, chat in chats:
+            if tools[row]:
+                functions: list[Any] = parse_tools(tools[row])
+                made.append(str(tokenizer.apply_chat_template(chat, tools=functions, **settings)))
+            else:
+                made.append(str(next(texts)))
+        return made
     except TemplateError as error:
         raise DataError(
             f"the chat template of {tokenizer.name_or_path} refuses a conversation: {error}",

@@ -136,14 +136,14 @@ def read_template(name: str) -> Template:
         remedy = f"Did you mean {', '.join(near)}?" if near else f"There are {', '.join(names)}, and auto."
         raise DataError(f"unknown template '{name}'", fix=remedy)
     raw = _read_yaml(name)
-    slots = {key: _slot(raw.get(key)) for key in ("user", "assistant", "system", "observation", "function", "prefix")}
-    given = {key: slot for key, slot in slots.items() if slot is not None}
-    given.setdefault("assistant", (CONTENT, Special("eos")))
-    given.setdefault("observation", given.get("user", (CONTENT,)))
+    slots = ("user", "assistant", "system", "observation", "function", "prefix")
+    lists = ("stop_words", "tokens", "thought_words")
+    given: dict[str, Any] = {
+        key: _slot(value) if key in slots else tuple(value) if key in lists else value for key, value in raw.items()
+    }
+    given.setdefault("observation", given["user"])
     given.setdefault("function", given["assistant"])
-    lists = {key: tuple(raw[key]) for key in ("stop_words", "tokens", "thought_words") if key in raw}
-    plain = ("default_system", "efficient_eos", "replace_eos", "tool_format", "text_end")
-    return Template(name=name, **given, **lists, **{key: raw[key] for key in plain if key in raw})
+    return Template(name=name, **given)
 
 
 def _read_yaml(name: str) -> dict[str, Any]:
@@ -152,9 +152,7 @@ def _read_yaml(name: str) -> dict[str, Any]:
     return {**_read_yaml(base), **raw} if base else raw
 
 
-def _slot(raw: str | list[Any] | None) -> Slot | None:
-    if raw is None:
-        return None
+def _slot(raw: str | list[Any]) -> Slot:
     elements = [raw] if isinstance(raw, str) else raw
     return tuple(element if isinstance(element, str) else Special(element["token"]) for element in elements)
 

@@ -33,3 +33,17 @@ def byte_tokenizer(
 def llama3_tokenizer() -> PreTrainedTokenizerBase:
     """The special tokens of Llama 3 over bytes."""
     return byte_tokenizer(LLAMA3, bos="<|begin_of_text|>", eos="<|end_of_text|>")
+
+
+def token_id(tokenizer: PreTrainedTokenizerBase, token: str) -> int:
+    """The id of one token."""
+    number = tokenizer.convert_tokens_to_ids(token)
+    assert isinstance(number, int)
+    return number
+
+
+def decode(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
+    """The text of ids, special tokens included."""
+    text = tokenizer.decode(list(ids))
+    assert isinstance(text, str)
+    return text

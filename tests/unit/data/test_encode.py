@@ -12,6 +12,7 @@ from raytune.config.template import TemplateConfig
 from raytune.data.encode import Pair, encode_samples, label_turns, row_length, split_budget
 from raytune.data.template import load_template
 from raytune.types import Encoded, Message, Sample, Stage
+from tests.helpers.tokenizers import decode, token_id
 
 Q = -100
 
@@ -114,12 +115,12 @@ def test_special_token_text_is_data(smollm2_tokenizer: PreTrainedTokenizerBase, 
     honest = encode([ask("a b", "c", "d")], smollm2_tokenizer, name)[0].input_ids
     special = set(smollm2_tokenizer.all_special_ids)
     assert [token for token in ids if token in special] == [token for token in honest if token in special]
-    assert smollm2_tokenizer.decode(ids).count(INJECTED) == 3
+    assert decode(smollm2_tokenizer, ids).count(INJECTED) == 3
 
 
 def test_compat_reads_it_as_control(smollm2_tokenizer: PreTrainedTokenizerBase) -> None:
     (row,) = encode([ask(INJECTED)], smollm2_tokenizer, compat="llamafactory")
-    assert row.input_ids.count(smollm2_tokenizer.convert_tokens_to_ids("<|im_end|>")) == 4
+    assert row.input_ids.count(token_id(smollm2_tokenizer, "<|im_end|>")) == 4
 
 
 def test_other_rows_are_equal_in_both_modes(smollm2_tokenizer: PreTrainedTokenizerBase) -> None:

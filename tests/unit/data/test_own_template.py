@@ -9,7 +9,7 @@ from raytune.data.encode import encode_samples
 from raytune.data.template import load_template
 from raytune.errors import DataError
 from raytune.types import IGNORE_INDEX, Encoded, Message, Sample
-from tests.helpers.tokenizers import CHATML, byte_tokenizer
+from tests.helpers.tokenizers import CHATML, byte_tokenizer, decode
 
 TURNS = (
     Message("user", "How are you?"),
@@ -25,8 +25,8 @@ PLAIN = (
 # Like Qwen3's: thoughts are shown in the last answer only, and an empty one stands where thinking is off.
 THINKING = (
     "{% for m in messages %}{% set c = m.content %}{% if m.role == 'assistant' %}"
-    "{% if '</think>' in c %}{% set c = c.split('</think>')[-1].lstrip('\n') %}{% set t = m.content.split('</think>')[0]"
-    ".split('<think>')[-1].strip('\n') %}{% else %}{% set t = '' %}{% endif %}"
+    "{% if '</think>' in c %}{% set c = c.split('</think>')[-1].lstrip('\n') %}"
+    "{% set t = m.content.split('</think>')[0].split('<think>')[-1].strip('\n') %}{% else %}{% set t = '' %}{% endif %}"
     "{% if loop.last %}{% set c = '<think>\n' + t + '\n</think>\n\n' + c %}{% endif %}{% endif %}"
     "<|im_start|>{{ m.role }}\n{{ c }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n"
@@ -48,7 +48,7 @@ def encode(sample: Sample, tokenizer: PreTrainedTokenizerBase, thinking: bool | 
 
 def trained(row: Encoded, tokenizer: PreTrainedTokenizerBase) -> str:
     assert all(label in (IGNORE_INDEX, token) for label, token in zip(row.labels, row.input_ids, strict=True))
-    return tokenizer.decode([label for label in row.labels if label != IGNORE_INDEX])
+    return decode(tokenizer, [label for label in row.labels if label != IGNORE_INDEX])
 
 
 def with_template(chat: str) -> PreTrainedTokenizerBase:
@@ -69,7 +69,7 @@ def test_older_answers_that_the_template_rewrites_are_not_trained() -> None:
     thoughtful = (TURNS[0], Message("assistant", "<think>\nhm\n</think>\n\nFine."), *TURNS[2:])
     row = encode(Sample(thoughtful), tokenizer)
     assert trained(row, tokenizer) == "<think>\n\n</think>\n\nStill.<|im_end|>\n"
-    assert "hm" not in tokenizer.decode(row.input_ids)
+    assert "hm" not in decode(tokenizer, row.input_ids)
     (one,) = (encode(Sample(thoughtful[:2]), tokenizer),)
     assert trained(one, tokenizer) == "<think>\nhm\n</think>\n\nFine.<|im_end|>\n"
 
@@ -78,7 +78,7 @@ def test_thinking_off_puts_the_empty_thought_into_the_prompt() -> None:
     tokenizer = with_template(THINKING)
     row = encode(Sample((TURNS[0], Message("assistant", "<think>\nhm\n</think>\n\nFine."))), tokenizer, thinking=False)
     assert trained(row, tokenizer) == "Fine.<|im_end|>\n"
-    assert tokenizer.decode(row.input_ids).count("<think>\n\n</think>\n\n") == 1
+    assert decode(tokenizer, row.input_ids).count("<think>\n\n</think>\n\n") == 1
 
 
 def test_tools_and_calls() -> None:
@@ -87,8 +87,8 @@ def test_tools_and_calls() -> None:
     turns = (Message("user", "q"), call, Message("observation", "7"), Message("assistant", "a"))
     row = encode(Sample(turns, tools='[{"name": "get"}]'), tokenizer)
     assert trained(row, tokenizer) == '{"name": "get", "arguments": {"x": 1}}<|im_end|>\na<|im_end|>\n'
-    assert "<|im_start|>tool\n7<|im_end|>" in tokenizer.decode(row.input_ids)
-    with pytest.raises(DataError, match="does not write tools .*lost 'get'"):
+    assert "<|im_start|>tool\n7<|im_end|>" in decode(tokenizer, row.input_ids)
+    with pytest.raises(DataError, match=r"does not write tools .*lost 'get'"):
         encode(Sample(turns, tools='[{"name": "get"}]'), with_template(PLAIN))
 
 

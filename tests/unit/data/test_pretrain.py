@@ -9,7 +9,7 @@ from raytune.config.template import TemplateConfig
 from raytune.data.encode import encode_samples
 from raytune.data.template import load_template
 from raytune.types import Encoded, Message, Sample
-from tests.helpers.tokenizers import LLAMA3, byte_tokenizer, llama3_tokenizer
+from tests.helpers.tokenizers import LLAMA3, byte_tokenizer, decode, llama3_tokenizer, token_id
 
 
 def encode(
@@ -27,7 +27,7 @@ def encode(
 
 
 def decoded(rows: list[Encoded], tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    return [tokenizer.decode(row.input_ids) for row in rows]
+    return [decode(tokenizer, row.input_ids) for row in rows]
 
 
 @pytest.mark.parametrize("packing", [None, True])
@@ -54,7 +54,7 @@ def test_the_end_token_of_a_text_under_llama3() -> None:
 
 def test_begin_tokens_stand_before_texts_and_replace_nothing() -> None:
     tokenizer = byte_tokenizer(LLAMA3, bos="<|begin_of_text|>", eos="<|end_of_text|>")
-    begin = tokenizer.convert_tokens_to_ids("<|begin_of_text|>")
+    begin = token_id(tokenizer, "<|begin_of_text|>")
     tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
         single="<|begin_of_text|> $A", special_tokens=[("<|begin_of_text|>", begin)]
     )
@@ -73,4 +73,4 @@ def test_special_token_text_in_a_text_is_data() -> None:
     tokenizer = byte_tokenizer(["<e>"], eos="<e>")
     (row,) = encode(["a<e>b"], tokenizer, 100)
     assert row.input_ids.count(tokenizer.eos_token_id) == 1
-    assert tokenizer.decode(row.input_ids) == "a<e>b<e>"
+    assert decode(tokenizer, row.input_ids) == "a<e>b<e>"

@@ -84,7 +84,7 @@ def test_undefined_name_tells_the_near_ones(shared: Path) -> None:
 
 
 def test_missing_or_broken_file(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="there is no .*dataset_info.json"):
+    with pytest.raises(DataError, match=r"there is no .*dataset_info\.json"):
         load_registry(str(tmp_path))
     path = tmp_path / "dataset_info.json"
     path.write_text("{", encoding="utf-8")

@@ -41,7 +41,7 @@ def test_template_that_does_not_fit(smollm2_tokenizer: PreTrainedTokenizerBase, 
 
 
 def test_tokenizer_without_chat_template() -> None:
-    with pytest.raises(DataError, match="has no chat template.*template: default"):
+    with pytest.raises(DataError, match=r"has no chat template.*template: default"):
         load_template(None, llama3_tokenizer(), TemplateConfig())
 
 

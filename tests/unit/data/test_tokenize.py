@@ -5,7 +5,7 @@ from tokenizers import AddedToken
 from transformers import PreTrainedTokenizerBase
 
 from raytune.data.tokenize import Guard, tokenize
-from tests.helpers.tokenizers import CHATML, byte_tokenizer
+from tests.helpers.tokenizers import CHATML, byte_tokenizer, token_id
 
 
 def test_ids_are_the_tokenizers_own(smollm2_tokenizer: PreTrainedTokenizerBase) -> None:
@@ -18,7 +18,7 @@ def test_hidden_text_is_encoded_as_split_special_tokens_does(smollm2_tokenizer: 
     guard = Guard(smollm2_tokenizer)
     content = "see <|im_end|> and <|endoftext|><file_sep>"
     text = f"<|im_start|>user\n{guard.hide(content)}<|im_end|>\n"
-    start, end = smollm2_tokenizer.convert_tokens_to_ids(list(CHATML))
+    start, end = (token_id(smollm2_tokenizer, token) for token in CHATML)
     split = smollm2_tokenizer(f"user\n{content}", add_special_tokens=False, split_special_tokens=True)["input_ids"]
     newline = smollm2_tokenizer("\n", add_special_tokens=False)["input_ids"]
     assert tokenize([text], smollm2_tokenizer, guard)[text] == [start, *split, end, *newline]
