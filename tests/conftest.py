@@ -18,7 +18,7 @@ def shared() -> Path:
 
 @pytest.fixture(scope="session")
 def smollm2_tokenizer() -> PreTrainedTokenizerBase:
-    """The embedded default model's tokenizer; copy it before changing it."""
+    """The embedded default model's tokenizer; no test changes it (its end and pad token are <|im_end|> already)."""
     tokenizer = AutoTokenizer.from_pretrained(resolve_model_path(EMBEDDED_NAME))
     assert isinstance(tokenizer, PreTrainedTokenizerBase)
     return tokenizer

@@ -49,7 +49,7 @@ def to_sample(row: Row, spec: DatasetSpec, stage: Stage = "sft", *, compat: bool
     return sample
 
 
-def _alpaca(row: Row, columns: Columns, spelled: tuple[str, ...], stage: Stage, compat: bool) -> Sample:
+def _alpaca(row: Row, columns: Columns, spelled: frozenset[str], stage: Stage, compat: bool) -> Sample:
     messages: list[Message] = []
     for number, pair in enumerate(_optional(row, columns.history) or [], start=1):
         if not (isinstance(pair, list | tuple) and len(pair) == 2 and all(isinstance(part, str) for part in pair)):

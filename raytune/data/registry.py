@@ -98,7 +98,7 @@ class DatasetSpec:
     folder: str | None = None
     num_samples: int | None = None
     dataset_dir: str = ""
-    spelled: tuple[str, ...] = ()
+    spelled: frozenset[str] = frozenset()
     warnings: tuple[str, ...] = ()
 
 
@@ -203,7 +203,7 @@ def _read_entry(name: str, entry: object, registry: Registry) -> DatasetSpec:
         folder=entry.get("folder"),
         num_samples=entry.get("num_samples"),
         dataset_dir=registry.dataset_dir,
-        spelled=tuple(sorted(entry.get("columns", {}))),
+        spelled=frozenset(entry.get("columns", {})),
         warnings=(
             *_nulled(name, "columns", [(key, old) for key, old in dropped_columns if key in read]),
             *(() if formatting == "alpaca" else _nulled(name, "tags", dropped_tags)),

@@ -1,6 +1,5 @@
 """Rows equal to those that LLaMA-Factory made with the same tokenizer, ids and labels."""
 
-import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -45,7 +44,6 @@ def name_of(row: dict[str, Any]) -> str:
 def encode(
     samples: list[Sample], stage: Stage, name: str, args: dict[str, Any], tokenizer: PreTrainedTokenizerBase
 ) -> list[Encoded]:
-    tokenizer = copy.deepcopy(tokenizer)
     own = {key: value for key, value in args.items() if key in TEMPLATE_KEYS}
     cfg = TemplateConfig(compat="llamafactory", **own)
     template = load_template(name, tokenizer, cfg)

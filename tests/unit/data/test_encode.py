@@ -1,6 +1,5 @@
 """Token budgets, labels, and special-token text in a user's content."""
 
-import copy
 from collections import Counter
 from typing import Any
 
@@ -90,7 +89,6 @@ def encode(
     counts: Counter[str] | None = None,
     **data: Any,
 ) -> list[Encoded]:
-    tokenizer = copy.deepcopy(tokenizer)
     template = load_template(name, tokenizer, TemplateConfig.model_validate({"compat": compat}))
     template.fix_tokenizer(tokenizer)
     return encode_samples(samples, stage, template, tokenizer, DataConfig(**data), counts)

@@ -1,7 +1,5 @@
 """Named templates: loading, fit to the tokenizer, settings."""
 
-import copy
-
 import pytest
 from transformers import PreTrainedTokenizerBase
 
@@ -80,15 +78,14 @@ def test_fix_tokenizer_without_an_end_token() -> None:
 @pytest.mark.parametrize("enable_thinking", [True, False, None])
 @pytest.mark.parametrize("name", ["smollm2", "qwen3", "auto"])
 def test_prompt_ids(smollm2_tokenizer: PreTrainedTokenizerBase, name: str, enable_thinking: bool | None) -> None:
-    tokenizer = copy.deepcopy(smollm2_tokenizer)
-    template = load_template(name, tokenizer, TemplateConfig(enable_thinking=enable_thinking))
-    template.fix_tokenizer(tokenizer)
+    template = load_template(name, smollm2_tokenizer, TemplateConfig(enable_thinking=enable_thinking))
+    template.fix_tokenizer(smollm2_tokenizer)
     messages = [Message("user", "hi"), Message("assistant", "<think>\nx\n</think>\n\nyo"), Message("user", "you?")]
     kept = "yo" if name == "qwen3" else "<think>\nx\n</think>\n\nyo"
     if name == "auto" and enable_thinking is False:
         kept = "yo"
     ending = "<think>\n\n</think>\n\n" if name == "qwen3" and not enable_thinking else ""
-    assert tokenizer.decode(template.prompt_ids(messages, "Sys", "", tokenizer)) == (
+    assert smollm2_tokenizer.decode(template.prompt_ids(messages, "Sys", "", smollm2_tokenizer)) == (
         "<|im_start|>system\nSys<|im_end|>\n<|im_start|>user\nhi<|im_end|>\n"
         f"<|im_start|>assistant\n{kept}<|im_end|>\n<|im_start|>user\nyou?<|im_end|>\n<|im_start|>assistant\n{ending}"
     )
