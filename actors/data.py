@@ -1,0 +1,281 @@
+"""Preprocessing: data workers that each take whole blocks; the driver hands out numbers and keeps counts.
+
+files -> index (a worker a file) -> plan (one worker) -> blocks (whoever is free) -> manifests -> rename
+
+A block depends on nothing but its number, so a block whose worker died is made again, elsewhere, with the same bytes.
+"""
+
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import ray
+from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
+from ray.util.placement_group import PlacementGroup
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
+
+from raytune.config.model import ModelConfig
+from raytune.config.run import RunConfig
+from raytune.data.prepared import PreparedData, begin_build, open_prepared, publish
+from raytune.errors import DataError, PlacementError, RaytuneError
+from raytune.log import get_logger
+
+if TYPE_CHECKING:
+    from raytune.data.inputs import DataOptions, Inputs
+    from raytune.data.pipeline import BlockReport, DataPlan
+    from raytune.data.sources import SourceFile
+
+log = get_logger(__name__)
+
+Progress = Callable[[int, int], None]
+"""(blocks done, blocks in all)"""
+
+MAX_WORKERS = 8
+# Two workers with a pool of threads each would fight for the same cores.
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "RAYON_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "true"}
+_BYTES_PER_WORKER = 2 << 20
+"""A worker takes seconds to start, in which another has encoded about so much text."""
+_IN_FLIGHT = 2
+_RESTARTS = 3
+_CALL_DEADLINE = 900.0
+_BYTES_PER_SECOND = 5 << 20
+"""The slowest reading of a file that is still waited for."""
+
+
+class DataWorker:
+    """Indexes files and encodes blocks. Each call says all it needs, so a restarted worker goes on."""
+
+    def __init__(self, model: ModelConfig, options: "DataOptions") -> None:
+        self._model = model
+        self._options = options
+        self._built: tuple[Path, Any] | None = None
+
+    def node(self) -> str:
+        return ray.get_runtime_context().get_node_id()
+
+    def index(self, file: "SourceFile") -> tuple[Path, int]:
+        from raytune.data.scan import index_file
+
+        return index_file(file, self._options.cache, token=self._options.hub_token)
+
+    def plan(self, inputs: "Inputs", indexed: Sequence[tuple[Path, int]], build: Path) -> "DataPlan":
+        from raytune.data.pipeline import make_plan
+
+        return make_plan(self._options, inputs, indexed, build)
+
+    def encode(self, plan: "DataPlan", build: Path, split: int, number: int) -> "BlockReport":
+        if self._built is None or self._built[0] != build:
+            from raytune.data.pipeline import BlockEncoder
+            from raytune.models.tokenizer import load_tokenizer
+
+            self._built = (build, BlockEncoder(self._options, plan, build, load_tokenizer(self._model)))
+        return self._built[1].encode(split, number)
+
+
+def num_data_workers(cfg: RunConfig) -> int:
+    """Data workers that a plan makes room for: preprocessing_num_workers, else one a core, up to 8."""
+    return cfg.data.preprocessing_num_workers or min(os.cpu_count() or 1, MAX_WORKERS)
+
+
+def prepare_data(
+    cfg: RunConfig,
+    *,
+    placement: PlacementGroup | None = None,
+    bundles: Sequence[int] = (),
+    progress: Progress | None = None,
+) -> PreparedData:
+    """Return the prepared rows of a run: those of tokenized_path, of the cache, or new ones.
+
+    Args: placement, bundles: where the data workers run; without them on the driver's node (on any node with
+        data_shared_file_system). progress: called on the driver after each block.
+    Raises: DataError for a data set, row or template that is broken; PlacementError when no worker can start.
+    """
+    given = Path(cfg.data.tokenized_path).expanduser() if cfg.data.tokenized_path else None
+    if given is not None and given.is_dir() and any(given.iterdir()):
+        log.info("prepared rows come from tokenized_path %s; other data keys are not looked at", given)
+        return open_prepared(given)
+    from raytune.data.inputs import DataOptions, cache_key, find_inputs, ready_template
+    from raytune.models.tokenizer import load_tokenizer
+
+    options = DataOptions.of(cfg)
+    inputs = find_inputs(options)
+    tokenizer = load_tokenizer(cfg.model)
+    key = cache_key(options, inputs, ready_template(options, tokenizer), tokenizer)
+    final = given or options.cache / "prepared" / key
+    found = None if cfg.data.overwrite_cache else _cached(final)
+    if found is not None:
+        log.info("prepared rows come from the cache %s", final)
+        return found
+    build = begin_build(final)
+    pool = WorkerPool(cfg, options, _enough_workers(cfg, inputs, len(bundles)), placement, bundles)
+    try:
+        _build(pool, options, inputs, build, key, progress)
+        return publish(build, final, overwrite=True)
+    finally:
+        pool.close()
+        shutil.rmtree(build, ignore_errors=True)
+
+
+def _cached(final: Path) -> PreparedData | None:
+    if not final.exists():
+        return None
+    try:
+        return open_prepared(final)
+    except DataError as error:
+        log.warning("making the prepared rows again: %s", error)
+        return None
+
+
+def _enough_workers(cfg: RunConfig, inputs: "Inputs", places: int) -> int:
+    """As many as there are places for, but none that would start only to find the work done."""
+    size = sum(Path(file.path).stat().st_size for file in inputs.files if file.kind != "hub")
+    hub = any(file.kind == "hub" for file in inputs.files)
+    wanted = places or num_data_workers(cfg)
+    return wanted if hub else max(1, min(wanted, size // _BYTES_PER_WORKER))
+
+
+def _build(
+    pool: "WorkerPool", options: "DataOptions", inputs: "Inputs", build: Path, key: str, progress: Progress | None
+) -> None:
+    from raytune.data.reports import Reports
+
+    files = inputs.files
+    deadline = _CALL_DEADLINE + sum(Path(f.path).stat().st_size for f in files if f.kind != "hub") / _BYTES_PER_SECOND
+    indexed: dict[int, tuple[Path, int]] = {}
+    calls = ((n, f"index {file.shown}", lambda w, file=file: w.index.remote(file)) for n, file in enumerate(files))
+    for number, result in pool.run(calls, deadline):
+        indexed[number] = result
+    ordered = [indexed[number] for number in range(len(files))]
+    planning = [(0, "plan the blocks", lambda w: w.plan.remote(inputs, ordered, build))]
+    plan: DataPlan = next(result for _, result in pool.run(planning, deadline))
+    shared = ray.put(plan)
+    reports = Reports(plan, skip_invalid=options.dataio.skip_invalid)
+    blocks = plan.blocks
+    encoding = (
+        (n, f"encode block {number}", lambda w, s=split, b=number: w.encode.remote(shared, build, s, b))
+        for n, (split, number) in enumerate(blocks)
+    )
+    for done, (_, report) in enumerate(pool.run(encoding, _CALL_DEADLINE), start=1):
+        reports.add(report)
+        if progress is not None:
+            progress(done, len(blocks))
+    reports.close(build, key)
+
+
+Call = tuple[int, str, Callable[[Any], Any]]
+"""(number, what it does, how to ask a worker for it)"""
+
+
+class WorkerPool:
+    """Data workers, and who is busy with what."""
+
+    def __init__(
+        self,
+        cfg: RunConfig,
+        options: "DataOptions",
+        count: int,
+        placement: PlacementGroup | None,
+        bundles: Sequence[int],
+    ) -> None:
+        self._timeout = cfg.cluster.placement_timeout
+        self.workers: list[Any] = []
+        home = ray.get_runtime_context().get_node_id()
+        anywhere = cfg.data.data_shared_file_system
+        for settings in _settings(count, placement, bundles, home, anywhere):
+            self.workers.append(self._start(cfg.model, options, settings))
+        if not anywhere and placement is not None:
+            self._keep_those_at(home, cfg.model, options)
+
+    def _start(self, model: ModelConfig, options: "DataOptions", settings: dict[str, Any]) -> Any:
+        actor = ray.remote(DataWorker).options(
+            runtime_env={"env_vars": ONE_THREAD}, max_restarts=_RESTARTS, max_task_retries=_RESTARTS, **settings
+        )
+        return actor.remote(model, options)
+
+    def _keep_those_at(self, home: str, model: ModelConfig, options: "DataOptions") -> None:
+        """Without a shared file system only the driver's node has the files and the cache."""
+        try:
+            nodes = ray.get([worker.node.remote() for worker in self.workers], timeout=self._timeout)
+        except GetTimeoutError:
+            raise self._late("start") from None
+        for worker, node in zip(list(self.workers), nodes, strict=True):
+            if node != home:
+                ray.kill(worker)
+                self.workers.remove(worker)
+        if not self.workers:
+            here = NodeAffinitySchedulingStrategy(home, soft=False)
+            self.workers.append(self._start(model, options, {"num_cpus": 0, "scheduling_strategy": here}))
+
+    def run(self, calls: Iterable[Call], deadline: float) -> Iterator[tuple[int, Any]]:
+        """Give the calls to whoever is free; yield (number, result) as they come.
+
+        Raises: the error of a call; DataError when a call is not done in `deadline` seconds or its workers keep dying.
+        """
+        waiting = iter(calls)
+        again: list[Call] = []
+        free = self.workers * _IN_FLIGHT
+        busy: dict[Any, tuple[Any, Call]] = {}
+        limit = deadline + self._timeout  # the first call also waits for its worker to start
+        while True:
+            while free and (call := again.pop() if again else next(waiting, None)) is not None:
+                worker = free.pop(0)
+                busy[call[2](worker)] = (worker, call)
+            if not busy:
+                return
+            done, _ = ray.wait(list(busy), timeout=limit)
+            if not done:
+                raise self._late(next(iter(busy.values()))[1][1])
+            limit = deadline
+            worker, call = busy.pop(done[0])
+            try:
+                result = ray.get(done[0], timeout=deadline)
+            except RayTaskError as error:
+                raise _cause(error) from None
+            except RayActorError as error:
+                again.append(call)
+                free = [other for other in free if other is not worker]
+                self._bury(worker, call, error)
+                continue
+            free.append(worker)
+            yield call[0], result
+
+    def _bury(self, worker: Any, call: Call, error: RayActorError) -> None:
+        if worker in self.workers:
+            self.workers.remove(worker)
+            log.warning("a data worker died for good (%s); its work goes to the others", call[1])
+        if not self.workers:
+            what = f"every data worker died, the last one {_RESTARTS + 1} times, at: {call[1]}"
+            fix = "Most often memory ran out: lower preprocessing_num_workers or preprocessing_batch_size."
+            raise DataError(what, where=str(error).strip().splitlines()[0], fix=fix) from None
+
+    def _late(self, what: str) -> PlacementError | DataError:
+        free = ray.available_resources().get("CPU", 0)
+        if what == "start":
+            return PlacementError(
+                f"no data worker started within {self._timeout:g} s ({free:g} CPUs are free)",
+                fix="Raise placement_timeout, or lower preprocessing_num_workers.",
+            )
+        return DataError(f"no data worker finished in time: {what}", fix="Look at the node's load and its disk.")
+
+    def close(self) -> None:
+        for worker in self.workers:
+            ray.kill(worker)
+
+
+def _settings(
+    count: int, placement: PlacementGroup | None, bundles: Sequence[int], home: str, anywhere: bool
+) -> list[dict[str, Any]]:
+    """Ray's options for each worker."""
+    if placement is not None:
+        strategies = [PlacementGroupSchedulingStrategy(placement, placement_group_bundle_index=i) for i in bundles]
+        return [{"num_cpus": 1, "scheduling_strategy": strategy} for strategy in strategies[:count]]
+    # Data workers live for seconds and the ranks of their run wait for them: on a full cluster they run beside those.
+    cpus = 1 if ray.available_resources().get("CPU", 0) >= count else 0
+    strategy: Any = "SPREAD" if anywhere else NodeAffinitySchedulingStrategy(home, soft=False)
+    return [{"num_cpus": cpus, "scheduling_strategy": strategy}] * count
+
+
+def _cause(error: RayTaskError) -> BaseException:
+    return error.cause if isinstance(error.cause, RaytuneError) else error

@@ -1,0 +1,170 @@
+"""What a run reads, and the name of the rows that come of it: data sets, files, options, the cache's key."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from raytune.config.data import DataConfig
+from raytune.config.dataio import DataIOConfig
+from raytune.config.run import RunConfig
+from raytune.config.template import TemplateConfig
+from raytune.data.prepared import user_cache
+from raytune.data.registry import DatasetSpec
+from raytune.data.sources import SourceFile, find_specs, list_files
+from raytune.data.template import Template, load_template
+from raytune.errors import DataError
+from raytune.log import get_logger
+from raytune.types import Stage
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+_log = get_logger(__name__)
+
+
+# Made from the run's config on the driver, read by the data workers: all they need to know, the tokenizer aside.
+@dataclass(frozen=True, slots=True)
+class DataOptions:
+    """What decides how rows are prepared. Example: DataOptions.of(cfg)"""
+
+    stage: Stage
+    seed: int
+    data: DataConfig
+    dataio: DataIOConfig
+    template: TemplateConfig
+    cache: Path
+    hub_token: str | None = field(default=None, repr=False)
+
+    @classmethod
+    def of(cls, cfg: RunConfig) -> "DataOptions":
+        return cls(
+            cfg.train.stage, cfg.train.seed, cfg.data, cfg.dataio, cfg.template, cache_root(cfg), cfg.model.hf_hub_token
+        )
+
+    @property
+    def compat(self) -> bool:
+        return self.template.compat == "llamafactory"
+
+    @property
+    def packs(self) -> bool:
+        return self.stage == "sft" and bool(self.data.packing or self.data.neat_packing)
+
+
+def cache_root(cfg: RunConfig) -> Path:
+    """data_cache_dir, else `cache` below storage_path, else the user's cache folder."""
+    if cfg.dataio.data_cache_dir:
+        return Path(cfg.dataio.data_cache_dir).expanduser()
+    if cfg.cluster.storage_path:
+        return Path(cfg.cluster.storage_path).expanduser() / "cache"
+    return user_cache()
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """The files of a run, data set by data set, and who trains or evaluates on them.
+
+    `evaluation` maps the name of an evaluation set ("" for a single one) to places in `sets`.
+    """
+
+    sets: tuple[tuple[SourceFile, ...], ...]
+    train: tuple[int, ...]
+    evaluation: Mapping[str, tuple[int, ...]]
+
+    @property
+    def files(self) -> list[SourceFile]:
+        return [file for files in self.sets for file in files]
+
+
+def find_inputs(options: DataOptions) -> Inputs:
+    """Find the files of every data set that the options name; they are hashed, not read.
+
+    Raises: DataError for a data set that is not defined, a missing file, or no data set at all.
+    """
+    data = options.data
+    train = find_specs(data.dataset, data.dataset_dir)
+    held = find_specs(data.eval_dataset, data.dataset_dir)
+    if not train and not held:
+        raise DataError("no data set is named", fix="Set dataset to names of dataset_info.json or the path of a file.")
+    for spec in (*train, *held):
+        for warning in spec.warnings:
+            _log.warning("%s", warning)
+    places = range(len(train), len(train) + len(held))
+    if options.dataio.eval_on_each_dataset:
+        evaluation = {spec.name: (place,) for spec, place in zip(held, places, strict=True)}
+    else:
+        evaluation = {"": tuple(places)} if held else {}
+    sets = tuple(tuple(list_files(spec)) for spec in (*train, *held))
+    return Inputs(sets, tuple(range(len(train))), evaluation)
+
+
+def ready_template(options: DataOptions, tokenizer: "PreTrainedTokenizerBase") -> Template:
+    """Choose the template and fit the tokenizer to it: the one place where the two meet."""
+    template = load_template(options.template.template, tokenizer, options.template)
+    template.fix_tokenizer(tokenizer)
+    return template
+
+
+def cache_key(options: DataOptions, inputs: Inputs, template: Template, tokenizer: "PreTrainedTokenizerBase") -> str:
+    """Return the name of the rows that these inputs make: equal keys mean equal bytes.
+
+    It covers the files' contents, how they are read, the template, the tokenizer, the options that change a row, and
+    the code that makes rows.
+    """
+    data = options.data
+    kept = {
+        "stage": options.stage,
+        "cutoff_len": data.cutoff_len,
+        "train_on_prompt": data.train_on_prompt,
+        "mask_history": data.mask_history,
+        "packing": data.packing,
+        "neat_packing": data.neat_packing,
+        "block_rows": data.preprocessing_batch_size,
+        "max_samples": data.max_samples,
+        "val_size": data.val_size,
+        "seed": options.seed if data.val_size or _draws(inputs) else None,
+        "skip_invalid": options.dataio.skip_invalid,
+        "train": inputs.train,
+        "evaluation": dict(inputs.evaluation),
+        "sets": [[[file.kind, file.digest, file.shown, _layout(file.spec)] for file in files] for files in inputs.sets],
+        "template": repr(template),
+        "tokenizer": tokenizer_fingerprint(tokenizer),
+        "code": _code_hash(),
+    }
+    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def _draws(inputs: Inputs) -> bool:
+    return any(file.spec.num_samples is not None for file in inputs.files)
+
+
+def _layout(spec: DatasetSpec) -> dict[str, Any]:
+    fields = asdict(spec)
+    for name in ("source", "dataset_dir", "warnings", "split", "subset", "folder"):
+        del fields[name]
+    return {**fields, "spelled": sorted(spec.spelled)}
+
+
+def tokenizer_fingerprint(tokenizer: "PreTrainedTokenizerBase") -> str:
+    """Hash everything of a tokenizer that decides which ids a text becomes."""
+    from transformers import TokenizersBackend
+
+    fast = isinstance(tokenizer, TokenizersBackend)
+    parts = {
+        "kind": type(tokenizer).__name__,
+        "vocabulary": tokenizer.backend_tokenizer.to_str() if fast else sorted(tokenizer.get_vocab().items()),
+        "special": {name: str(token) for name, token in tokenizer.special_tokens_map.items()},
+        "settings": {name: str(value) for name, value in tokenizer.init_kwargs.items() if name.startswith("add_")},
+        "split_special_tokens": tokenizer.split_special_tokens,
+        "chat_template": tokenizer.chat_template,
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _code_hash() -> str:
+    """Hash the modules and templates beside this one, so that a changed rule never meets rows of the old one."""
+    folder = Path(__file__).parent
+    files = [*sorted(folder.glob("*.py")), *sorted(folder.glob("templates/*.yaml"))]
+    return hashlib.sha256(b"\0".join(file.read_bytes() for file in files)).hexdigest()

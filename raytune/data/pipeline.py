@@ -1,0 +1,213 @@
+"""From data sets to a row store, without saying who does the work: what to read, the cache's key, the blocks.
+
+specs -> files -> indices -> plan (splits of whole blocks, in a fixed order) -> blocks -> manifests
+
+The order and the borders of the blocks depend on the files and the options alone, so any number of workers, in any
+order, writes the same bytes.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from raytune.data.encode import encode_samples
+from raytune.data.formats import InvalidRow, to_sample
+from raytune.data.inputs import DataOptions, Inputs, ready_template
+from raytune.data.pack import pack_rows
+from raytune.data.prepared import TRAIN, PreparedData
+from raytune.data.registry import DatasetSpec
+from raytune.data.selection import Extent, Numbers, hold_out, select
+from raytune.data.sources import Row, Rows, SourceFile, open_rows
+from raytune.data.store import BlockFile, to_table, write_block
+from raytune.errors import DataError
+from raytune.types import Encoded, Sample
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+__all__ = ["BlockEncoder", "BlockReport", "DataOptions", "DataPlan", "Inputs", "PreparedData", "Split", "make_plan"]
+
+MAX_PROBLEMS = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """One row store to be: `name` is None for training, else the key in PreparedData.eval."""
+
+    name: str | None
+    folder: str
+    rows: int
+
+
+# Made by make_plan, read by the workers (which rows) and the driver (how many blocks).
+@dataclass(frozen=True, slots=True)
+class DataPlan:
+    """The splits of a run, and where each row of the joined files lies.
+
+    Example: plan.blocks == [(0, 0), (0, 1), (1, 0)]      # (split, block), in the order in which they are handed out
+    """
+
+    files: tuple[SourceFile, ...]
+    indices: tuple[Path, ...]
+    ends: tuple[int, ...]
+    splits: tuple[Split, ...]
+    block_rows: int
+
+    @property
+    def blocks(self) -> list[tuple[int, int]]:
+        sizes = [-(-split.rows // self.block_rows) for split in self.splits]
+        return [(number, block) for number, size in enumerate(sizes) for block in range(size)]
+
+
+def make_plan(options: DataOptions, inputs: Inputs, indexed: Sequence[tuple[Path, int]], build: Path) -> DataPlan:
+    """Decide which rows go where, and write the numbers of each split's rows into the build folder.
+
+    Args: indexed: (index, rows) of each of `inputs.files`, in that order.
+    Raises: DataError when val_size leaves no row to train on.
+    """
+    ends = np.cumsum([rows for _, rows in indexed], dtype=np.int64).tolist()
+    extents = _extents(inputs, [rows for _, rows in indexed])
+    limits = {"max_samples": options.data.max_samples, "seed": options.seed}
+    chosen: list[tuple[str | None, Numbers]] = []
+    evaluation = [
+        (name, select([extents[place] for place in places], **limits)) for name, places in inputs.evaluation.items()
+    ]
+    if inputs.train:
+        rows = select([extents[place] for place in inputs.train], **limits)
+        if options.data.val_size and not evaluation:
+            rows, held = hold_out(rows, options.data.val_size, seed=options.seed, compat=options.compat)
+            evaluation = [("", held)]
+        chosen.append((None, rows))
+    splits: list[Split] = []
+    for name, rows in (*chosen, *evaluation):
+        folder = TRAIN if name is None else f"eval-{len(splits):02d}"
+        (build / folder).mkdir(exist_ok=True)
+        np.save(numbers_file(build, folder), rows)
+        splits.append(Split(name, folder, len(rows)))
+    files = tuple(inputs.files)
+    return DataPlan(
+        files, tuple(path for path, _ in indexed), tuple(ends), tuple(splits), options.data.preprocessing_batch_size
+    )
+
+
+def numbers_file(build: Path, folder: str) -> Path:
+    return build / f"{folder}.rows.npy"
+
+
+def _extents(inputs: Inputs, counts: Sequence[int]) -> list[Extent]:
+    extents: list[Extent] = []
+    left = list(counts)
+    start = 0
+    for files in inputs.sets:
+        rows = sum(left[: len(files)])
+        del left[: len(files)]
+        spec = files[0].spec
+        extents.append(Extent(spec.name, start, rows, spec.num_samples))
+        start += rows
+    return extents
+
+
+# Made by BlockEncoder in a worker, read by Reports on the driver.
+@dataclass(frozen=True, slots=True)
+class BlockReport:
+    """What became of one block. `invalid` counts broken rows by rule, `problems` describes the first of them."""
+
+    split: int
+    number: int
+    truncated: int
+    invalid: Mapping[str, int]
+    problems: tuple[str, ...]
+    file: BlockFile | None = None
+
+
+class BlockEncoder:
+    """Reads, encodes and writes blocks of a plan, each for itself.
+
+    Example: BlockEncoder(options, plan, build, tokenizer).encode(split=0, number=3)
+    """
+
+    def __init__(self, options: DataOptions, plan: DataPlan, build: Path, tokenizer: "PreTrainedTokenizerBase") -> None:
+        self._options = options
+        self._plan = plan
+        self._build = build
+        self._tokenizer = tokenizer
+        self._template = ready_template(options, tokenizer)
+        self._numbers = [np.load(numbers_file(build, split.folder), mmap_mode="r") for split in plan.splits]
+        self._opened: dict[int, Rows] = {}
+
+    def encode(self, split: int, number: int) -> BlockReport:
+        """Encode one block and write it into the build folder."""
+        rows, report = self.rows(split, number)
+        file = write_block(self._build / self._plan.splits[split].folder, number, to_table(rows))
+        return replace(report, file=file)
+
+    def rows(self, split: int, number: int) -> tuple[list[Encoded], BlockReport]:
+        """Encode one block without writing it."""
+        size = self._plan.block_rows
+        wanted = np.asarray(self._numbers[split][number * size : (number + 1) * size])
+        samples: list[Sample] = []
+        places: list[str] = []
+        broken: list[tuple[str, str]] = []
+        for place, spec, row in self._read(wanted):
+            try:
+                if isinstance(row, InvalidRow):
+                    raise row
+                samples.append(to_sample(row, spec, self._options.stage, compat=self._options.compat))
+                places.append(place)
+            except InvalidRow as error:
+                broken.append((place, error.rule))
+        counts: Counter[str] = Counter()
+        rows, refused = self._encode(samples, places, counts)
+        broken += refused
+        if self._options.packs:
+            data, pad = self._options.data, self._tokenizer.pad_token_id
+            rows = pack_rows(rows, data.cutoff_len, pad, neat=data.neat_packing, compat=self._options.compat)
+        problems = tuple(f"{place}: {rule}" for place, rule in broken[:MAX_PROBLEMS])
+        rules = Counter(rule for _, rule in broken)
+        return rows, BlockReport(split, number, counts["truncated"], rules, problems)
+
+    def _read(self, wanted: Numbers) -> list[tuple[str, DatasetSpec, Row | InvalidRow]]:
+        """Return (place for people, entry, row) of rows given by their number among all files', in that order."""
+        ends = np.asarray(self._plan.ends)
+        which = np.searchsorted(ends, wanted, side="right")
+        found: list[tuple[str, DatasetSpec, Row | InvalidRow]] = [("", self._plan.files[0].spec, {})] * len(wanted)
+        for number in np.unique(which).tolist():
+            file = self._plan.files[number]
+            places = np.flatnonzero(which == number)
+            local = (wanted[places] - (ends[number - 1] if number else 0)).tolist()
+            for place, row_number, row in zip(places, local, self._open(number).read(local), strict=True):
+                found[place] = (f"{file.shown} row {row_number + 1}", file.spec, row)
+        return found
+
+    def _open(self, number: int) -> Rows:
+        if number not in self._opened:
+            self._opened[number] = open_rows(self._plan.files[number], self._plan.indices[number])
+        return self._opened[number]
+
+    def _encode(
+        self, samples: Sequence[Sample], places: Sequence[str], counts: Counter[str]
+    ) -> tuple[list[Encoded], list[tuple[str, str]]]:
+        """Encode a block at once or, if a row of it is refused, one by one, to tell which."""
+        settings = (self._options.stage, self._template, self._tokenizer, self._options.data)
+        try:
+            return encode_samples(samples, *settings, counts), []
+        except DataError as error:
+            if self._options.stage == "pt":
+                raise
+            first = error
+        counts.clear()
+        rows: list[Encoded] = []
+        refused: list[tuple[str, str]] = []
+        for sample, place in zip(samples, places, strict=True):
+            try:
+                rows += encode_samples([sample], *settings, counts)
+            except DataError as error:
+                refused.append((place, f"{error.what}. {error.fix or ''}".strip()))
+        if len(refused) == len(samples):
+            # Not the rows are to blame but the options.
+            raise DataError(first.what, where=places[0], fix=first.fix)
+        return rows, refused

@@ -1,0 +1,91 @@
+"""What became of the blocks of a build, gathered on the driver: counts, broken rows, the manifests."""
+
+from collections import Counter
+from pathlib import Path
+
+from raytune.data.pipeline import MAX_PROBLEMS, BlockReport, DataPlan, Split, numbers_file
+from raytune.data.prepared import write_prepared
+from raytune.data.store import BlockFile, Manifest, write_manifest
+from raytune.errors import DataError
+from raytune.log import get_logger
+
+_MAX_RULES = 50
+_log = get_logger(__name__)
+
+
+class Reports:
+    """Gathers the reports of a build, in whatever order they come, and closes it.
+
+    Example: reports.add(encoder.encode(0, 0)); reports.close(build, key)
+    """
+
+    def __init__(self, plan: DataPlan, *, skip_invalid: bool) -> None:
+        self._plan = plan
+        self._skip_invalid = skip_invalid
+        self._files: list[dict[int, BlockFile]] = [{} for _ in plan.splits]
+        self._truncated = [0] * len(plan.splits)
+        self._rules: list[Counter[str]] = [Counter() for _ in plan.splits]
+        self._problems: list[tuple[int, int, tuple[str, ...]]] = []
+
+    def add(self, report: BlockReport) -> None:
+        if report.file is not None:
+            self._files[report.split][report.number] = report.file
+        self._truncated[report.split] += report.truncated
+        rules = self._rules[report.split]
+        for rule, count in report.invalid.items():
+            rules[rule if rule in rules or len(rules) < _MAX_RULES else "other rules"] += count
+        if report.problems:
+            self._problems = sorted([*self._problems, (report.split, report.number, report.problems)])[:MAX_PROBLEMS]
+
+    def check_rows(self) -> None:
+        """Raises: DataError that lists the first broken rows, unless they are to be dropped."""
+        if self._problems and not self._skip_invalid:
+            total = sum(split.rows for split in self._plan.splits)
+            raise _broken_rows(self._problems, sum(sum(rules.values()) for rules in self._rules), total)
+
+    def close(self, build: Path, key: str) -> None:
+        """Check the build and write its manifests, the list of splits last. Raises: DataError."""
+        self.check_rows()
+        for split, files, rules in zip(self._plan.splits, self._files, self._rules, strict=True):
+            if not any(file.rows for file in files.values()):
+                raise _nothing_left(split, rules)
+        for split, files, truncated, rules in zip(
+            self._plan.splits, self._files, self._truncated, self._rules, strict=True
+        ):
+            blocks = [files[number] for number in sorted(files)]
+            for empty in (block for block in blocks if not block.rows):
+                (build / split.folder / empty.file).unlink(missing_ok=True)
+            dropped = sum(rules.values())
+            if dropped:
+                _log.warning("dropped %d of %d %s rows: %s", dropped, split.rows, _role(split), _listed(rules))
+            kept = tuple(block for block in blocks if block.rows)
+            write_manifest(build / split.folder, Manifest(key, kept, truncated, dropped))
+            numbers_file(build, split.folder).unlink(missing_ok=True)
+        evaluation = {split.name: split.folder for split in self._plan.splits if split.name is not None}
+        write_prepared(build, key, train=any(split.name is None for split in self._plan.splits), evaluation=evaluation)
+
+
+def _role(split: Split) -> str:
+    return "training" if split.name is None else f"evaluation {split.name}".strip()
+
+
+def _listed(rules: Counter[str]) -> str:
+    return "; ".join(f"{count}x {rule}" for rule, count in rules.most_common(5))
+
+
+def _broken_rows(problems: list[tuple[int, int, tuple[str, ...]]], count: int, total: int) -> DataError:
+    lines = [line for _, _, described in problems for line in described][:MAX_PROBLEMS]
+    more = f"\n  ... and {count - len(lines)} more" if count > len(lines) else ""
+    listed = "".join(f"\n  {line}" for line in lines)
+    noun = "row breaks its" if count == 1 else "rows break their"
+    return DataError(
+        f"{count} {noun} format (of {total}):{listed}{more}\n"
+        "Mend the file, or set skip_invalid: true to drop such rows."
+    )
+
+
+def _nothing_left(split: Split, rules: Counter[str]) -> DataError:
+    reason = (
+        f"of {split.rows} rows all are broken: {_listed(rules)}" if rules else f"its {split.rows} rows are too short"
+    )
+    return DataError(f"no {_role(split)} row is left: {reason}", fix="Check the data set's entry and its file.")
