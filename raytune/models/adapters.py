@@ -1,14 +1,16 @@
 """Which weights train: LoRA adapters, a few layers, or all of them."""
 
 import re
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors import SafetensorError
-from torch import nn
+from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from raytune.config.adapter import AdapterConfig
@@ -52,8 +54,22 @@ def attach(
 
 
 def merge(model: Any) -> Any:
-    """Fold the active adapter of a PeftModel into its base and return the base; other models come back as they are."""
-    return model.merge_and_unload() if isinstance(model, PeftModel) else model
+    """Fold the active adapter of a PeftModel into its base and return the base; other models come back as they are.
+
+    Each weight is added up in float32 and rounded once to its own dtype, one layer at a time to spare memory.
+    """
+    if not isinstance(model, PeftModel):
+        return model
+    for layer in model.modules():
+        if isinstance(layer, BaseTunerLayer):
+            base: Any = layer.get_base_layer()
+            weight: Tensor = base.weight
+            dtype, weight.data = weight.dtype, weight.data.to(torch.float32)
+            layer.merge()
+            weight.data = weight.data.to(dtype)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="All adapters are already merged")
+        return model.merge_and_unload()
 
 
 def adapter_path(name: str, subfolder: str | None = None) -> Path:

@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 
@@ -130,7 +131,7 @@ def _convert(source: Path, target: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
-    tokenizer = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name)
+    tokenizer: Any = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name)
     model = AutoModelForCausalLM.from_pretrained(
         source.parent,
         gguf_file=source.name,
@@ -164,7 +165,7 @@ def _from_modelscope(name: str, *, revision: str, cache_dir: str | None) -> str:
             "USE_MODELSCOPE_HUB is set, but the package 'modelscope' is not installed",
             fix="Run: pip install modelscope, or unset USE_MODELSCOPE_HUB.",
         )
-    from modelscope import snapshot_download
+    from modelscope import snapshot_download  # pyrefly: ignore[missing-import]
 
     try:
         # ModelScope calls its default branch master.

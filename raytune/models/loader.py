@@ -54,6 +54,7 @@ def load_model(cfg: ModelConfig, *, dtype: torch.dtype | None, cutoff_len: int, 
     if grows_vocabulary(cfg):
         grow_embeddings(model, cfg)
     model.config.use_cache = False
+    _mend_generation_config(model)
     return model
 
 
@@ -127,6 +128,13 @@ def _attention(choice: str) -> str | None:
             fix="Install it with: pip install --no-build-isolation flash-attn, or set flash_attn: auto.",
         )
     return name
+
+
+def _mend_generation_config(model: Any) -> None:
+    # Some hub models set a temperature without sampling, and transformers refuses to save such a model.
+    generation = model.generation_config
+    if generation is not None and any(value not in (None, 1.0) for value in (generation.temperature, generation.top_p)):
+        generation.do_sample = True
 
 
 def _check_weights(path: str) -> None:

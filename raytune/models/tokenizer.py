@@ -1,5 +1,7 @@
 """The tokenizer of a model, with the tokens that the user adds."""
 
+from typing import Any
+
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from raytune.config.model import ModelConfig
@@ -33,7 +35,7 @@ def load_tokenizer(cfg: ModelConfig) -> PreTrainedTokenizerBase:
             fix="Copy the tokenizer files of the base model into it.",
         )
     try:
-        tokenizer = AutoTokenizer.from_pretrained(
+        tokenizer: Any = AutoTokenizer.from_pretrained(
             path,
             use_fast=cfg.use_fast_tokenizer,
             split_special_tokens=cfg.split_special_tokens,
