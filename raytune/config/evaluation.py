@@ -12,6 +12,8 @@ class EvalConfig(Group):
     """When to evaluate while training."""
     eval_steps: float | None = Field(None, gt=0)
     """Optimizer steps between two evaluations, below 1 a share of all steps; null is logging_steps."""
+    eval_delay: Annotated[float, NotBuilt()] = Field(0, ge=0)
+    """Epochs or steps before the first evaluation."""
     eval_on_start: bool = False
     """Evaluate once before the first step."""
     load_best_model_at_end: bool = False

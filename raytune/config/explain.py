@@ -120,7 +120,7 @@ def keys_markdown() -> str:
         "# Keys",
         "",
         "Made by `python -m raytune.config.explain > docs/keys.md`. A config file is flat; the groups below are how",
-        "the program keeps it. A key that is not built yet may stand in a file; a command that needs it stops and says so.",
+        "the program keeps it. A key that is not built yet may stand in a file; a command that needs it stops.",
     ]
     for group, owner in group_types().items():
         lines += ["", f"## {group}", "", _module_doc(owner.__module__), ""]

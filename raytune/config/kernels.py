@@ -10,6 +10,8 @@ class KernelConfig(Group):
 
     enable_liger_kernel: bool = False
     """Use Liger's fused Triton kernels (CUDA)."""
+    liger_kernel_config: dict[str, bool] | None = None
+    """Which of Liger's kernels to use."""
     use_unsloth: bool = False
     """Use Unsloth's LoRA kernels (CUDA)."""
     use_unsloth_gc: bool = False

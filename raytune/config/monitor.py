@@ -12,6 +12,10 @@ class MonitorConfig(Group):
     """Project name for monitors that group runs."""
     trackio_space_id: str | None = None
     """Hugging Face space that shows Trackio's runs."""
+    trackio_bucket_id: str | None = None
+    """Hugging Face bucket that keeps Trackio's data."""
+    trackio_static_space_id: str | None = None
+    """Hugging Face space that shows Trackio's runs without a server."""
     use_swanlab: bool = False
     """Report to SwanLab."""
     swanlab_project: str | None = None
@@ -34,6 +38,8 @@ class MonitorConfig(Group):
     """Upload the result to the Hugging Face hub."""
     hub_model_id: str | None = None
     """Repository for the upload."""
+    hub_revision: str | None = None
+    """Branch for the upload."""
     hub_token: str | None = None
     """Token for the upload."""
     hub_private_repo: bool | None = None

@@ -32,6 +32,8 @@ class PrecisionConfig(Group):
     """Compile the model with torch.compile."""
     torch_compile_backend: Annotated[str | None, NotBuilt()] = None
     """Backend of torch.compile."""
+    torch_compile_mode: Annotated[str | None, NotBuilt()] = None
+    """Mode of torch.compile."""
     fp8: Annotated[bool, NotBuilt()] = False
     """Multiply matrices in 8-bit floats (Hopper GPUs and later)."""
     fp8_backend: Annotated[Literal["auto", "torchao", "te", "msamp"], NotBuilt()] = "auto"

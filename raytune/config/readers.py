@@ -8,7 +8,8 @@ from raytune.config.keys import KEYS
 
 CONFIG = Path(__file__).parent
 SOURCES = (CONFIG.parent, CONFIG.parent.parent / "actors")
-HOLDERS = frozenset(key.group for key in KEYS.values()) | {"cfg", "config", "resolved"}
+GROUPS = frozenset(key.group for key in KEYS.values())
+HOLDERS = GROUPS | {"cfg", "config"}
 """What a variable that holds a config or one of its groups is called; a longer name may end in _cfg or _config."""
 
 
@@ -34,12 +35,15 @@ def keys_read(source: str) -> set[str]:
     Example: keys_read("rank = cfg.adapter.lora_rank") == {"lora_rank"}
     """
     nodes = (node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Attribute))
-    return {node.attr for node in nodes if node.attr in KEYS and _holds_config(node)}
+    whole = "RunConfig" in source
+    return {node.attr for node in nodes if node.attr in KEYS and _holds_config(node, whole)}
 
 
-def _holds_config(node: ast.Attribute) -> bool:
+def _holds_config(node: ast.Attribute, whole: bool) -> bool:
     match node.value:
         case ast.Name(id=name) | ast.Attribute(attr=name):
-            # A group and its key may share a name (train.stage of cfg.train, template of cfg.template.template).
+            # A group and its key may share a name: where `cfg` is a whole run, cfg.template is the group.
+            if whole and node.attr in GROUPS:
+                return name in GROUPS
             return name in HOLDERS or name.endswith(("_cfg", "_config"))
     return False

@@ -136,8 +136,9 @@ def read_overrides(words: Sequence[str], known: frozenset[str]) -> list[Item]:
 
 
 def parse_value(text: str) -> Any:
-    """Read one value as YAML would; what is no YAML is text."""
+    """Read one value as YAML would. What is no YAML is text, and so is "Say: no": a mapping needs its braces here."""
     try:
-        return yaml.load(text, FlatLoader)
+        value = yaml.load(text, FlatLoader)
     except yaml.YAMLError:
         return text
+    return text if isinstance(value, dict) and not text.lstrip().startswith("{") else value

@@ -1,0 +1,101 @@
+"""A key that is honoured is read in one place outside the config package; a key that nobody reads is ignored."""
+
+from raytune.config.keys import KEYS
+from raytune.config.readers import keys_read, readers
+
+# Only one value of these is built, or the config itself acts on them, so nobody has to read them.
+SETTLED_BY_CONFIG = {
+    "ddp_find_unused_parameters",
+    "do_eval",
+    "do_train",
+    "fsdp_sharding_strategy",
+    "fsdp_size",
+    "infer_backend",
+    "init_special_tokens",
+    "mix_strategy",
+    "use_kv_cache",
+}
+
+# Keys whose reader is still to come. This set only shrinks.
+UNREAD = {
+    "compute_accuracy",
+    "dataloader_drop_last",
+    "dataloader_num_workers",
+    "dataloader_pin_memory",
+    "full_determinism",
+    "include_effective_tokens_per_second",
+    "include_num_input_tokens_seen",
+    "log_level",
+    "ms_hub_token",
+    "print_param_status",
+    "tf32",
+    "upcast_layernorm",
+    "upcast_lmhead_output",
+}
+
+# Files that start, describe or identify a run; they may look at keys that others act on.
+ONLOOKERS = {
+    "raytune/chat.py",
+    "raytune/data/inputs.py",
+    "raytune/data/show.py",
+    "raytune/export/merge.py",
+    "raytune/launch.py",
+    "raytune/plan.py",
+}
+
+# Keys that several places must know, and why.
+SEVERAL_READERS = {
+    "model_name_or_path": "weights and tokenizer are loaded apart",
+    "model_revision": "weights and tokenizer are loaded apart",
+    "cache_dir": "weights and tokenizer are loaded apart",
+    "trust_remote_code": "weights and tokenizer are loaded apart",
+    "hf_hub_token": "weights and tokenizer are loaded apart",
+    "ms_hub_token": "weights and tokenizer are loaded apart",
+    "add_tokens": "the tokenizer and the embeddings grow together",
+    "add_special_tokens": "the tokenizer and the embeddings grow together",
+    "finetuning_type": "it shapes the adapter and what is saved",
+    "cutoff_len": "rows are cut to it and positions must reach it",
+    "packing": "sft and pt pack differently",
+    "neat_packing": "rows are cut for it before they are packed",
+    "tool_format": "a template is loaded, then rendered",
+    "default_system": "a template is loaded, then rendered",
+    "enable_thinking": "a template is loaded, then rendered",
+    "preserve_thinking": "a template is loaded, then rendered",
+    "compat": "each place where the other program differs",
+    "per_device_train_batch_size": "it sizes a step and a forward pass",
+}
+
+
+def honoured() -> set[str]:
+    """Keys of which some value beside the default is built."""
+    return {name for name, key in KEYS.items() if key.not_built is None or key.not_built.values is not None}
+
+
+def test_every_honoured_key_is_read() -> None:
+    unread = {key for key in honoured() if not readers()[key]}
+    assert sorted(unread - SETTLED_BY_CONFIG - UNREAD) == []
+
+
+def test_a_key_is_read_in_one_place() -> None:
+    acting = {key: set(files) - ONLOOKERS for key, files in readers().items() if key not in SEVERAL_READERS}
+    assert {key: sorted(files) for key, files in acting.items() if len(files) > 1} == {}
+
+
+def test_exceptions_are_keys() -> None:
+    assert (SETTLED_BY_CONFIG | UNREAD | set(SEVERAL_READERS)) <= set(KEYS)
+
+
+def test_only_attributes_of_configs_count() -> None:
+    source = """
+rank = cfg.adapter.lora_rank
+size = self.data_cfg.cutoff_len
+optimizer = torch.optim.AdamW(parameters)
+seed = config.train.seed
+"""
+    assert keys_read(source) == {"lora_rank", "cutoff_len", "seed"}
+
+
+def test_a_group_is_no_key() -> None:
+    assert keys_read("def f(cfg: RunConfig): return cfg.template") == set()
+    assert keys_read("def f(cfg: RunConfig): return cfg.template.template") == {"template"}
+    assert keys_read("def f(cfg: OptimConfig): return cfg.optim") == {"optim"}
