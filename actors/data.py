@@ -6,6 +6,7 @@ A block depends on nothing but its number, so a block whose worker died is made 
 """
 
 import os
+import pickle
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -18,12 +19,15 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, Place
 
 from raytune.config.model import ModelConfig
 from raytune.config.run import RunConfig
+from raytune.data.inputs import DataOptions, Inputs, cache_key, find_inputs, tokenizer_digest
 from raytune.data.prepared import PreparedData, begin_build, open_prepared, publish
 from raytune.errors import DataError, PlacementError, RaytuneError
 from raytune.log import get_logger
+from raytune.models.embedded import resolve_model_path
 
 if TYPE_CHECKING:
-    from raytune.data.inputs import DataOptions, Inputs
+    from transformers import PreTrainedTokenizerBase
+
     from raytune.data.pipeline import BlockReport, DataPlan
     from raytune.data.sources import SourceFile
 
@@ -47,7 +51,7 @@ _BYTES_PER_SECOND = 5 << 20
 class DataWorker:
     """Indexes files and encodes blocks. Each call says all it needs, so a restarted worker goes on."""
 
-    def __init__(self, model: ModelConfig, options: "DataOptions") -> None:
+    def __init__(self, model: ModelConfig, options: DataOptions) -> None:
         self._model = model
         self._options = options
         self._built: tuple[Path, Any] | None = None
@@ -60,18 +64,33 @@ class DataWorker:
 
         return index_file(file, self._options.cache, token=self._options.hub_token)
 
-    def plan(self, inputs: "Inputs", indexed: Sequence[tuple[Path, int]], build: Path) -> "DataPlan":
+    def plan(self, inputs: Inputs, indexed: Sequence[tuple[Path, int]], build: Path) -> "DataPlan":
         from raytune.data.pipeline import make_plan
 
         return make_plan(self._options, inputs, indexed, build)
 
-    def encode(self, plan: "DataPlan", build: Path, split: int, number: int) -> "BlockReport":
+    def tokenizer(self) -> bytes | None:
+        """Load the tokenizer for all workers, for loading imports torch and using it does not.
+
+        Returns: it pickled; None where its code comes with the model and cannot travel.
+        """
+        from raytune.models.tokenizer import load_tokenizer
+
+        return None if self._model.trust_remote_code else pickle.dumps(load_tokenizer(self._model))
+
+    def encode(self, plan: "DataPlan", build: Path, tokenizer: bytes | None, split: int, number: int) -> "BlockReport":
         if self._built is None or self._built[0] != build:
             from raytune.data.pipeline import BlockEncoder
-            from raytune.models.tokenizer import load_tokenizer
 
-            self._built = (build, BlockEncoder(self._options, plan, build, load_tokenizer(self._model)))
+            self._built = (build, BlockEncoder(self._options, plan, build, self._load(tokenizer)))
         return self._built[1].encode(split, number)
+
+    def _load(self, tokenizer: bytes | None) -> "PreTrainedTokenizerBase":
+        if tokenizer is not None:
+            return pickle.loads(tokenizer)
+        from raytune.models.tokenizer import load_tokenizer
+
+        return load_tokenizer(self._model)
 
 
 def num_data_workers(cfg: RunConfig) -> int:
@@ -96,13 +115,9 @@ def prepare_data(
     if given is not None and given.is_dir() and any(given.iterdir()):
         log.info("prepared rows come from tokenized_path %s; other data keys are not looked at", given)
         return open_prepared(given)
-    from raytune.data.inputs import DataOptions, cache_key, find_inputs, ready_template
-    from raytune.models.tokenizer import load_tokenizer
-
     options = DataOptions.of(cfg)
     inputs = find_inputs(options)
-    tokenizer = load_tokenizer(cfg.model)
-    key = cache_key(options, inputs, ready_template(options, tokenizer), tokenizer)
+    key = cache_key(options, inputs, tokenizer_digest(_tokenizer_folder(cfg.model), cfg.model))
     final = given or options.cache / "prepared" / key
     found = None if cfg.data.overwrite_cache else _cached(final)
     if found is not None:
@@ -128,7 +143,12 @@ def _cached(final: Path) -> PreparedData | None:
         return None
 
 
-def _enough_workers(cfg: RunConfig, inputs: "Inputs", places: int) -> int:
+def _tokenizer_folder(model: ModelConfig) -> Path:
+    settings = {"revision": model.model_revision, "cache_dir": model.cache_dir, "token": model.hf_hub_token}
+    return Path(resolve_model_path(model.model_name_or_path, weights=False, **settings))
+
+
+def _enough_workers(cfg: RunConfig, inputs: Inputs, places: int) -> int:
     """As many as there are places for, but none that would start only to find the work done."""
     size = sum(Path(file.path).stat().st_size for file in inputs.files if file.kind != "hub")
     hub = any(file.kind == "hub" for file in inputs.files)
@@ -137,24 +157,26 @@ def _enough_workers(cfg: RunConfig, inputs: "Inputs", places: int) -> int:
 
 
 def _build(
-    pool: "WorkerPool", options: "DataOptions", inputs: "Inputs", build: Path, key: str, progress: Progress | None
+    pool: "WorkerPool", options: DataOptions, inputs: Inputs, build: Path, key: str, progress: Progress | None
 ) -> None:
     from raytune.data.reports import Reports
 
     files = inputs.files
     deadline = _CALL_DEADLINE + sum(Path(f.path).stat().st_size for f in files if f.kind != "hub") / _BYTES_PER_SECOND
-    indexed: dict[int, tuple[Path, int]] = {}
-    calls = ((n, f"index {file.shown}", lambda w, file=file: w.index.remote(file)) for n, file in enumerate(files))
-    for number, result in pool.run(calls, deadline):
-        indexed[number] = result
-    ordered = [indexed[number] for number in range(len(files))]
-    planning = [(0, "plan the blocks", lambda w: w.plan.remote(inputs, ordered, build))]
+    calls: list[Call] = [
+        (len(files), "load the tokenizer", lambda w: w.tokenizer.remote()),
+        *((n, f"index {file.shown}", lambda w, file=file: w.index.remote(file)) for n, file in enumerate(files)),
+    ]
+    results = dict(pool.run(calls, deadline, in_flight=1))
+    tokenizer = ray.put(results.pop(len(files)))
+    indexed = [results[number] for number in range(len(files))]
+    planning = [(0, "plan the blocks", lambda w: w.plan.remote(inputs, indexed, build))]
     plan: DataPlan = next(result for _, result in pool.run(planning, deadline))
     shared = ray.put(plan)
     reports = Reports(plan, skip_invalid=options.dataio.skip_invalid)
     blocks = plan.blocks
     encoding = (
-        (n, f"encode block {number}", lambda w, s=split, b=number: w.encode.remote(shared, build, s, b))
+        (n, f"encode block {number}", lambda w, s=split, b=number: w.encode.remote(shared, build, tokenizer, s, b))
         for n, (split, number) in enumerate(blocks)
     )
     for done, (_, report) in enumerate(pool.run(encoding, _CALL_DEADLINE), start=1):
@@ -174,7 +196,7 @@ class WorkerPool:
     def __init__(
         self,
         cfg: RunConfig,
-        options: "DataOptions",
+        options: DataOptions,
         count: int,
         placement: PlacementGroup | None,
         bundles: Sequence[int],
@@ -188,13 +210,13 @@ class WorkerPool:
         if not anywhere and placement is not None:
             self._keep_those_at(home, cfg.model, options)
 
-    def _start(self, model: ModelConfig, options: "DataOptions", settings: dict[str, Any]) -> Any:
+    def _start(self, model: ModelConfig, options: DataOptions, settings: dict[str, Any]) -> Any:
         actor = ray.remote(DataWorker).options(
             runtime_env={"env_vars": ONE_THREAD}, max_restarts=_RESTARTS, max_task_retries=_RESTARTS, **settings
         )
         return actor.remote(model, options)
 
-    def _keep_those_at(self, home: str, model: ModelConfig, options: "DataOptions") -> None:
+    def _keep_those_at(self, home: str, model: ModelConfig, options: DataOptions) -> None:
         """Without a shared file system only the driver's node has the files and the cache."""
         try:
             nodes = ray.get([worker.node.remote() for worker in self.workers], timeout=self._timeout)
@@ -208,14 +230,15 @@ class WorkerPool:
             here = NodeAffinitySchedulingStrategy(home, soft=False)
             self.workers.append(self._start(model, options, {"num_cpus": 0, "scheduling_strategy": here}))
 
-    def run(self, calls: Iterable[Call], deadline: float) -> Iterator[tuple[int, Any]]:
+    def run(self, calls: Iterable[Call], deadline: float, *, in_flight: int = _IN_FLIGHT) -> Iterator[tuple[int, Any]]:
         """Give the calls to whoever is free; yield (number, result) as they come.
 
+        Args: in_flight: calls a worker has at a time. A call that waits in a worker hides the way from the driver.
         Raises: the error of a call; DataError when a call is not done in `deadline` seconds or its workers keep dying.
         """
         waiting = iter(calls)
         again: list[Call] = []
-        free = self.workers * _IN_FLIGHT
+        free = self.workers * in_flight
         busy: dict[Any, tuple[Any, Call]] = {}
         limit = deadline + self._timeout  # the first call also waits for its worker to start
         while True:

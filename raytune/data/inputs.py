@@ -4,11 +4,13 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from raytune.config.data import DataConfig
 from raytune.config.dataio import DataIOConfig
+from raytune.config.model import ModelConfig
 from raytune.config.run import RunConfig
 from raytune.config.template import TemplateConfig
 from raytune.data.prepared import user_cache
@@ -22,6 +24,7 @@ from raytune.types import Stage
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+_WEIGHTS = {".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", ".onnx"}
 _log = get_logger(__name__)
 
 
@@ -107,8 +110,10 @@ def ready_template(options: DataOptions, tokenizer: "PreTrainedTokenizerBase") -
     return template
 
 
-def cache_key(options: DataOptions, inputs: Inputs, template: Template, tokenizer: "PreTrainedTokenizerBase") -> str:
+def cache_key(options: DataOptions, inputs: Inputs, tokenizer: str) -> str:
     """Return the name of the rows that these inputs make: equal keys mean equal bytes.
+
+    Args: tokenizer: from tokenizer_digest.
 
     It covers the files' contents, how they are read, the template, the tokenizer, the options that change a row, and
     the code that makes rows.
@@ -129,8 +134,8 @@ def cache_key(options: DataOptions, inputs: Inputs, template: Template, tokenize
         "train": inputs.train,
         "evaluation": dict(inputs.evaluation),
         "sets": [[[file.kind, file.digest, file.shown, _layout(file.spec)] for file in files] for files in inputs.sets],
-        "template": repr(template),
-        "tokenizer": tokenizer_fingerprint(tokenizer),
+        "template": options.template.model_dump(),
+        "tokenizer": tokenizer,
         "code": _code_hash(),
     }
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:32]
@@ -147,20 +152,24 @@ def _layout(spec: DatasetSpec) -> dict[str, Any]:
     return {**fields, "spelled": sorted(spec.spelled)}
 
 
-def tokenizer_fingerprint(tokenizer: "PreTrainedTokenizerBase") -> str:
-    """Hash everything of a tokenizer that decides which ids a text becomes."""
-    from transformers import TokenizersBackend
+def tokenizer_digest(folder: Path, model: ModelConfig) -> str:
+    """Hash what decides which ids a text becomes, without loading it: files, added tokens, library versions.
 
-    fast = isinstance(tokenizer, TokenizersBackend)
-    parts = {
-        "kind": type(tokenizer).__name__,
-        "vocabulary": tokenizer.backend_tokenizer.to_str() if fast else sorted(tokenizer.get_vocab().items()),
-        "special": {name: str(token) for name, token in tokenizer.special_tokens_map.items()},
-        "settings": {name: str(value) for name, value in tokenizer.init_kwargs.items() if name.startswith("add_")},
-        "split_special_tokens": tokenizer.split_special_tokens,
-        "chat_template": tokenizer.chat_template,
+    Args: folder: of the model; every file in it counts but its weights.
+    """
+    digest = hashlib.sha256()
+    for file in sorted(path for path in folder.iterdir() if path.is_file() and path.suffix not in _WEIGHTS):
+        digest.update(f"{file.name}\0{file.stat().st_size}\0".encode())
+        digest.update(file.read_bytes())
+    settings = {
+        "use_fast": model.use_fast_tokenizer,
+        "split_special_tokens": model.split_special_tokens,
+        "tokens": model.add_tokens,
+        "special_tokens": model.add_special_tokens,
+        "libraries": [version(name) for name in ("transformers", "tokenizers")],
     }
-    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
+    digest.update(json.dumps(settings, sort_keys=True).encode())
+    return digest.hexdigest()
 
 
 def _code_hash() -> str:
