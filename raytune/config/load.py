@@ -15,7 +15,7 @@ from raytune.config.keys import KEYS, alternatives, describe_type, group_types
 from raytune.config.rules import RULES
 from raytune.config.run import RunConfig
 from raytune.config.source import Item, read_overrides, read_source
-from raytune.config.translate import Problem, translate
+from raytune.config.translate import Problem, our_name, translate
 from raytune.errors import ConfigError
 
 SECRETS = frozenset(
@@ -44,8 +44,11 @@ def load_config(source: Path | str | Mapping[str, Any], overrides: Sequence[str]
         lone `--key` (true), values as YAML; they replace the file's.
     Errors: one ConfigError with every problem found, each with its place.
     """
-    file = translate(read_source(source))
-    line = translate(read_overrides(overrides, frozenset(KEYS) | compat().names()))
+    words = read_overrides(overrides, frozenset(KEYS) | compat().names())
+    # An override takes the place of what the file says under any name, with all that it would have meant.
+    replaced = {our_name(item.key) for item in words}
+    file = translate(item for item in read_source(source) if our_name(item.key) not in replaced)
+    line = translate(words)
     items = file.items | line.items
     for implied in [*line.implied, *file.implied]:
         items.setdefault(implied.key, implied)

@@ -61,8 +61,8 @@ def read_source(source: Path | str | Mapping[str, Any]) -> list[Item]:
 
 def read_yaml(text: str, name: str) -> list[Item]:
     """Return the top-level keys of YAML text with their lines."""
-    loader = FlatLoader(text)
     try:
+        loader = FlatLoader(text)
         root = loader.get_single_node()
         if root is None:
             return []
@@ -75,8 +75,8 @@ def read_yaml(text: str, name: str) -> list[Item]:
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise ConfigError(f"not valid YAML: {error.problem}", where=f"{name} line {line}") from None
-    finally:
-        loader.dispose()
+    except yaml.YAMLError as error:
+        raise ConfigError(f"not valid YAML: {str(error).splitlines()[0]}", where=name) from None
 
 
 def read_json(text: str, name: str) -> list[Item]:

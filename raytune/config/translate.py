@@ -47,6 +47,12 @@ def translate(items: Iterable[Item]) -> Translation:
     return result
 
 
+def our_name(key: str) -> str:
+    """Return the key that a name stands for, itself where it is no alias."""
+    alias = compat().aliases.get(key)
+    return alias.to if alias else key
+
+
 def spread(items: Iterable[Item], result: Translation) -> Iterator[Item]:
     """Yield each item, and the entries of mappings such as fsdp_config as items of their own."""
     for item in items:

@@ -11,6 +11,12 @@ def train_has_output_dir(config: RunConfig) -> Broken | None:
     return broken(config.output.output_dir is None, "training needs output_dir", "output_dir", fix=fix)
 
 
+def train_trains(config: RunConfig) -> Broken | None:
+    asked = [key for key, used in (("do_eval", config.train.do_eval), ("do_predict", config.train.do_predict)) if used]
+    what = f"{' and '.join(asked) or 'do_train: false'} without training is not built yet"
+    return broken(not config.trains, what, *asked, "do_train", fix="Set do_train: true.")
+
+
 def train_has_dataset(config: RunConfig) -> Broken | None:
     wrong = config.trains and not has_training_rows(config)
     return broken(wrong, "training needs dataset", "dataset", fix="Set dataset to names in dataset_info.json.")
@@ -63,6 +69,7 @@ def gptq_has_dataset(config: RunConfig) -> Broken | None:
 
 TRAIN_RULES = (
     train_has_output_dir,
+    train_trains,
     train_has_dataset,
     evaluation_has_rows,
     train_is_huggingface,

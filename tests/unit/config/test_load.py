@@ -125,6 +125,7 @@ def test_json_files_have_lines_too(tmp_path: Path) -> None:
     [
         ("a.yaml", "a: [1\nb: 2\n", "not valid YAML"),
         ("a.yaml", "a: 1\n b: 2\n", "(a.yaml line 2)"),
+        ("a.yaml", "a: \x00", "not valid YAML"),
         ("a.yaml", "- 1\n", "a config file is a mapping of keys to values (a.yaml)."),
         ("a.json", "[1]", "a config file is a mapping of keys to values (a.json)."),
         ("a.toml", "", "Give a .yaml, .yml or .json file."),
@@ -158,6 +159,14 @@ def test_a_missing_file_is_said(tmp_path: Path) -> None:
 )
 def test_overrides(words: list[str], key: str, value: object) -> None:
     assert dump(load_config(MODEL, words).config)[key] == value
+
+
+def test_an_override_undoes_all_that_the_file_meant() -> None:
+    file = {**MODEL, "optim": "muon", "use_fsdp": True, "stage": "orpo"}
+    config = load_config(file, ["optim=sgd", "engine=ddp", "stage=sft"]).config
+    assert (config.optim.optim, config.optim.use_muon) == ("sgd", False)
+    assert config.cluster.engine == "ddp"
+    assert (config.train.stage, config.preference.pref_loss) == ("sft", "sigmoid")
 
 
 def test_a_lone_word_is_no_override() -> None:

@@ -6,7 +6,6 @@ from raytune.config.readers import keys_read, readers
 # Only one value of these is built, or the config itself acts on them, so nobody has to read them.
 SETTLED_BY_CONFIG = {
     "ddp_find_unused_parameters",
-    "do_eval",
     "do_train",
     "fsdp_sharding_strategy",
     "fsdp_size",
@@ -22,6 +21,7 @@ UNREAD = {
     "dataloader_drop_last",
     "dataloader_num_workers",
     "dataloader_pin_memory",
+    "do_eval",
     "full_determinism",
     "include_effective_tokens_per_second",
     "include_num_input_tokens_seen",

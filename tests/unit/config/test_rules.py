@@ -133,6 +133,7 @@ VERB_CASES: list[tuple[Verb, dict[str, object], str]] = [
     ("train", {"dataset": None}, "training needs dataset"),
     ("train", {"do_eval": True, "do_train": True}, "do_eval needs rows to evaluate on"),
     ("train", {"do_predict": True, "predict_with_generate": True}, "do_predict needs rows to evaluate on"),
+    ("train", {"do_eval": True, "val_size": 2}, "do_eval without training is not built yet"),
     ("train", {"eval_strategy": "steps"}, "eval_strategy needs rows to evaluate on"),
     ("train", {"infer_backend": "vllm"}, "infer_backend vllm cannot train"),
     ("train", {"quantization_device_map": "auto"}, "quantization_device_map is for inference only"),
