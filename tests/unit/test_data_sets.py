@@ -1,0 +1,50 @@
+"""Our own data sets: registered, complete, and each row has what its format asks for."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+DATA = Path(__file__).parents[2] / "data"
+INFO: dict[str, dict[str, Any]] = json.loads((DATA / "dataset_info.json").read_text())
+
+
+def rows(name: str) -> list[dict[str, Any]]:
+    text = (DATA / INFO[name]["file_name"]).read_text()
+    return json.loads(text) if INFO[name]["file_name"].endswith(".json") else [json.loads(x) for x in text.splitlines()]
+
+
+def test_every_data_file_is_registered() -> None:
+    files = {path.name for path in DATA.glob("*.json*")} - {"dataset_info.json"}
+    assert files == {entry["file_name"] for entry in INFO.values()}
+
+
+def test_readme_counts_the_rows() -> None:
+    table = [line.split("|") for line in (DATA / "README.md").read_text().splitlines() if line.startswith("| ")]
+    counts = {cells[1].strip(): int(cells[4]) for cells in table if cells[4].strip().isdigit()}
+    assert counts == {name: len(rows(name)) for name in INFO}
+
+
+def test_alpaca_rows_have_a_question_and_an_answer() -> None:
+    for name in ("identity", "alpaca_en_demo"):
+        for row in rows(name):
+            assert set(row) == {"instruction", "input", "output"}
+            assert row["instruction"].strip()
+            assert row["output"].strip()
+
+
+def test_chats_alternate_and_end_with_the_assistant() -> None:
+    chats = [[turn["from"] for turn in row["conversations"]] for row in rows("chat_demo")]
+    assert all(chat == ["human", "gpt"] * (len(chat) // 2) for chat in chats)
+    messages = [[turn["role"] for turn in row["messages"] if turn["role"] != "system"] for row in rows("messages_demo")]
+    assert all(chat == ["user", "assistant"] * (len(chat) // 2) for chat in messages)
+
+
+def test_identity_names_the_product() -> None:
+    answers = [row["output"] for row in rows("identity")]
+    assert sum("Raytune" in answer for answer in answers) > len(answers) / 2
+
+
+def test_no_row_stands_twice() -> None:
+    for name in INFO:
+        texts = [json.dumps(row, sort_keys=True) for row in rows(name)]
+        assert len(set(texts)) == len(texts)
