@@ -177,10 +177,11 @@ class BlockEncoder:
         found: list[tuple[str, DatasetSpec, Row | InvalidRow]] = [("", self._plan.files[0].spec, {})] * len(wanted)
         for number in np.unique(which).tolist():
             file = self._plan.files[number]
+            shown = file.shown
             places = np.flatnonzero(which == number)
             local = (wanted[places] - (ends[number - 1] if number else 0)).tolist()
             for place, row_number, row in zip(places, local, self._open(number).read(local), strict=True):
-                found[place] = (f"{file.shown} row {row_number + 1}", file.spec, row)
+                found[place] = (f"{shown} row {row_number + 1}", file.spec, row)
         return found
 
     def _open(self, number: int) -> Rows:
