@@ -1,6 +1,7 @@
 """A two-layer Llama with a byte tokenizer: every feature of a real model folder in half a megabyte."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
@@ -31,11 +32,11 @@ def tiny_tokenizer() -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def tiny_config(*, tied: bool = False, max_positions: int = 256) -> LlamaConfig:
+def tiny_config(*, tied: bool = False, hidden: int = 64, max_positions: int = 256) -> LlamaConfig:
     """Two layers, hidden size 64, two heads of 32 with one key-value head, 259 tokens."""
     return LlamaConfig(
         vocab_size=len(SPECIAL_TOKENS) + 256,
-        hidden_size=64,
+        hidden_size=hidden,
         intermediate_size=128,
         num_hidden_layers=2,
         num_attention_heads=2,
@@ -49,11 +50,14 @@ def tiny_config(*, tied: bool = False, max_positions: int = 256) -> LlamaConfig:
     )
 
 
-def tiny_model(*, tied: bool = False, seed: int = 0) -> LlamaForCausalLM:
-    """The model in memory, float32, random weights that depend on the seed alone."""
+def tiny_model(*, tied: bool = False, hidden: int = 64, seed: int = 0) -> Any:
+    """The LlamaForCausalLM in memory, float32, random weights that depend on the seed alone.
+
+    It is typed as Any because transformers' annotations of `to` and of submodules do not hold.
+    """
     state = torch.get_rng_state()
     torch.manual_seed(seed)
-    model = LlamaForCausalLM(tiny_config(tied=tied))
+    model = LlamaForCausalLM(tiny_config(tied=tied, hidden=hidden))
     torch.set_rng_state(state)
     return model.eval()
 

@@ -37,7 +37,9 @@ def copy(folder: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(folder, tmp_path / "copy"))
 
 
-def load(folder: Path, *, dtype: torch.dtype | None = torch.float32, cutoff: int = 64, meta: bool = False, **keys: Any):  # noqa: ANN202
+def load(
+    folder: Path, *, dtype: torch.dtype | None = torch.float32, cutoff: int = 64, meta: bool = False, **keys: Any
+) -> Any:
     cfg = ModelConfig(model_name_or_path=str(folder), **keys)
     return load_model(cfg, dtype=dtype, cutoff_len=cutoff, meta=meta)
 
