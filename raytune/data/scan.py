@@ -112,10 +112,9 @@ def _scan(file: SourceFile, opened: BinaryIO) -> Iterator[Span]:
 
 def _scan_lines(opened: BinaryIO, start: int) -> Iterator[Span]:
     for line in opened:
-        end = start + len(line)
         if not line.isspace():
-            yield start, end
-        start = end
+            yield start, start + len(line.rstrip(b"\r\n"))
+        start += len(line)
 
 
 def _scan_csv(file: SourceFile, opened: BinaryIO, start: int) -> Iterator[Span]:
@@ -186,10 +185,12 @@ class _Window:
         except UnicodeDecodeError as error:
             line = self._line + self.text.count("\n", self.place) + fresh[: error.start].count(b"\n")
             raise DataError(f"not UTF-8 text: {error.reason}", where=f"{self._file.path} line {line}") from None
+        if not fresh:
+            return False
         self.text = self.text[self.place :] + text
         self.place = 0
         self._ascii = self.text.isascii()
-        return bool(fresh)
+        return True
 
     def advance(self, end: int) -> Span:
         """Move to `end`; return the bytes passed."""

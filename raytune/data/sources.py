@@ -167,7 +167,7 @@ class TextRows:
             case "csv":
                 return [self._csv_row(number + 1) for number in numbers]
             case "txt":
-                return [{TEXT_COLUMN: self._text(number).rstrip("\r\n")} for number in numbers]
+                return [{TEXT_COLUMN: self._text(number)} for number in numbers]
             case _:
                 return [self._json_row(number) for number in numbers]
 
