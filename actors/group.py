@@ -24,7 +24,7 @@ from raytune.log import get_logger
 from raytune.stages.interfaces import EvalResult, StepResult
 
 if TYPE_CHECKING:
-    from raytune.data.pipeline import PreparedData
+    from raytune.data.prepared import PreparedData
     from raytune.stages.rank import ModelFacts
 
 log = get_logger(__name__)

@@ -17,7 +17,7 @@ from raytune.data.batches import Position
 from raytune.errors import TrainError
 
 if TYPE_CHECKING:
-    from raytune.data.pipeline import PreparedData
+    from raytune.data.prepared import PreparedData
     from raytune.stages.rank import ModelFacts, RankSums
 
 

@@ -20,7 +20,6 @@ from actors.scheduler import nodes, release, reserve
 from raytune.config.load import Resolved, dump
 from raytune.config.rules import check_built, check_verb
 from raytune.config.run import RunConfig
-from raytune.data.pipeline import PreparedData
 from raytune.engine.checkpoint import CheckpointStore, write_json
 from raytune.engine.output import Decision, open_output, publish_weights, write_results
 from raytune.log import get_logger
@@ -94,7 +93,7 @@ def _run(cfg: RunConfig, folder: Path, decision: Decision) -> Summary:
         # Ranks load the model while the data workers tokenise.
         group = TrainerGroup(cfg, plan, reservation)
         building = group.build(decision.checkpoint)
-        data = prepare_data(cfg)
+        data = prepare_data(cfg, placement=reservation, bundles=plan.of_role("data"))
         state = load_state(decision.checkpoint) if decision.checkpoint else TrainState()
         loop_plan = plan_loop(cfg, data, state)
         facts = group.start(building, data, loop_plan.total_steps)
@@ -223,5 +222,3 @@ def _run_name(cfg: RunConfig) -> str:
 def _cpus_wanted(cfg: RunConfig) -> float:
     return plan_of(cfg, has_gpus=False).cpus
 
-
-__all__ = ["PreparedData", "Summary", "plan_of", "train"]

@@ -105,7 +105,7 @@ class Engine:
     def logits_of(self, batch: Batch) -> tuple[Tensor, Tensor]:
         head = self.model.get_output_embeddings()  # type: ignore[operator]
         with self._autocast():
-            return label_logits(self.forward, head, batch)
+            return label_logits(self.forward, head, self.model.config, batch)
 
     def _autocast(self) -> contextlib.AbstractContextManager[Any]:
         if self._autocast_dtype is None:

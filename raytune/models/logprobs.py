@@ -7,17 +7,20 @@ import torch
 from torch import Tensor, nn
 
 from raytune.data.collate import Batch
-from raytune.models.attention import block_diagonal_mask
+from raytune.models.attention import packed_attention
 from raytune.types import IGNORE_INDEX
 
 
-def label_logits(forward: Callable[..., Any], head: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+def label_logits(
+    forward: Callable[..., Any], head: nn.Module, config: Any, batch: Batch
+) -> tuple[Tensor, Tensor]:
     """Logits of the positions whose next token carries a label.
 
     The language-model head is by far the widest layer, and prompts and padding need none of it: a hook hands it the
     labelled positions alone. Scaling and capping that some models apply after the head still happen.
 
-    Args: forward: the (possibly wrapped) model. head: its output embedding. batch: B rows of T tokens.
+    Args: forward: the (possibly wrapped) model. head: its output embedding. config: its transformers
+    config. batch: B rows of T tokens.
     Returns: logits [N, V] and their labels [N], for the N labelled positions in row order.
     """
     targets = batch.labels[:, 1:]
@@ -30,20 +33,17 @@ def label_logits(forward: Callable[..., Any], head: nn.Module, batch: Batch) -> 
     handle = head.register_forward_pre_hook(select)
     try:
         output = forward(
-            input_ids=batch.input_ids,
-            attention_mask=_attention_mask(batch, head),
-            position_ids=batch.position_ids,
-            use_cache=False,
+            input_ids=batch.input_ids, position_ids=batch.position_ids, use_cache=False, **_attention(batch, head, config)
         )
     finally:
         handle.remove()
     return output.logits, targets[keep[:, :-1]]
 
 
-def _attention_mask(batch: Batch, head: nn.Module) -> Tensor | None:
+def _attention(batch: Batch, head: nn.Module, config: Any) -> dict[str, Any]:
     # Rows are padded on the right, where causal attention never looks: without packing no mask is needed at all,
     # and the attention kernels take their fast causal path.
     if batch.segment_ids is None:
-        return None
+        return {"attention_mask": None}
     dtype = next(head.parameters()).dtype
-    return block_diagonal_mask(batch.segment_ids, dtype)
+    return packed_attention(batch.segment_ids, dtype=dtype, implementation=config._attn_implementation)

@@ -20,7 +20,8 @@ from transformers import PreTrainedTokenizerBase
 from raytune.config.run import RunConfig
 from raytune.data.batches import Indices, Position, epoch_order, rows_per_step, split_batch
 from raytune.data.collate import Batch, collate
-from raytune.data.pipeline import PreparedData
+from raytune.data.inputs import DataOptions, ready_template
+from raytune.data.prepared import PreparedData
 from raytune.data.store import RowStore
 from raytune.engine.base import Engine, Loss, NonFiniteGradient
 from raytune.engine.build import ENGINES, autocast_dtype, choose_engine, compute_dtype, trainable_dtype
@@ -33,6 +34,7 @@ from raytune.models.adapters import attach
 from raytune.models.loader import count_parameters, load_model
 from raytune.models.neftune import add_noise
 from raytune.models.tokenizer import load_tokenizer
+from raytune.models.vocab import grows_vocabulary
 from raytune.stages import pt, sft
 from raytune.stages.weights import load_adapter_weights, save_weights
 from raytune.types import IGNORE_INDEX
@@ -90,10 +92,16 @@ class RankTrainer:
         cfg = self.cfg
         _seed(cfg.train.seed)
         self.tokenizer: PreTrainedTokenizerBase = load_tokenizer(cfg.model)
+        ready_template(DataOptions.of(cfg), self.tokenizer)
         model = self._load_base(checkpoint)
         # Random adapter weights must be the same on every rank, whatever was drawn while loading.
         _seed(cfg.train.seed)
-        self.model: Any = attach(model, cfg.adapter, trainable_dtype=trainable_dtype(cfg.precision))
+        self.model: Any = attach(
+            model,
+            cfg.adapter,
+            trainable_dtype=trainable_dtype(cfg.precision),
+            train_embeddings=grows_vocabulary(cfg.model),
+        )
         for param in self.model.parameters():
             if not param.requires_grad and param.is_floating_point():
                 param.data = param.data.to(compute_dtype(cfg.precision))

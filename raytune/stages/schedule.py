@@ -2,7 +2,7 @@
 
 from raytune.config.run import RunConfig
 from raytune.data.batches import num_steps, rows_per_step
-from raytune.data.pipeline import PreparedData
+from raytune.data.prepared import PreparedData
 from raytune.data.store import RowStore
 from raytune.errors import DataError
 from raytune.stages.loop import LoopPlan
