@@ -146,10 +146,10 @@ def _draws(inputs: Inputs) -> bool:
 
 
 def _layout(spec: DatasetSpec) -> dict[str, Any]:
-    fields = asdict(spec)
-    for name in ("source", "dataset_dir", "warnings", "split", "subset", "folder"):
-        del fields[name]
-    return {**fields, "spelled": sorted(spec.spelled)}
+    # Where a file lies is nothing to its rows.
+    beside = {"source", "dataset_dir", "warnings", "split", "subset", "folder"}
+    kept = {name: value for name, value in asdict(spec).items() if name not in beside}
+    return {**kept, "spelled": sorted(spec.spelled)}
 
 
 def tokenizer_digest(folder: Path, model: ModelConfig) -> str:

@@ -91,7 +91,7 @@ def _text(
     packed = f", {samples} samples" if "attention_mask" in row else ""
     parts = [f"--- row {number}: {len(trained)} tokens, {int(trained.sum())} trained{packed}\n"]
     for is_trained, group in groupby(zip(trained, row["input_ids"], strict=True), key=lambda pair: bool(pair[0])):
-        text = tokenizer.decode([token for _, token in group], skip_special_tokens=False)
+        text = str(tokenizer.decode([token for _, token in group], skip_special_tokens=False))
         parts.append(f"{marks[0]}{text}{marks[1]}" if is_trained else text)
     return "".join(parts)
 

@@ -13,7 +13,6 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +29,7 @@ _OPEN_BLOCKS = 4096
 """Blocks mapped at a time; the kernel allows a process some 65,000 maps."""
 
 Ints = npt.NDArray[np.int64]
+Tokens = npt.NDArray[np.int32]
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +136,7 @@ class RowStore:
         self.path = path
         self.manifest = manifest
         self._ends = np.cumsum([block.rows for block in manifest.blocks], dtype=np.int64)
-        self._opened: OrderedDict[int, dict[str, tuple[Ints, Ints]]] = OrderedDict()
+        self._opened: OrderedDict[int, dict[str, tuple[Tokens, Tokens]]] = OrderedDict()
 
     @classmethod
     def open(cls, path: Path) -> "RowStore":
@@ -165,7 +165,7 @@ class RowStore:
         parts = [np.diff(self._map(number)["input_ids"][0]) for number in range(len(self.manifest.blocks))]
         return np.concatenate(parts).astype(np.int64) if parts else np.empty(0, dtype=np.int64)
 
-    def row(self, index: int) -> dict[str, npt.NDArray[np.int32]]:
+    def row(self, index: int) -> dict[str, Tokens]:
         """Return row `index` as read-only int32 views [T], by column."""
         if not 0 <= index < len(self):
             raise IndexError(f"row {index} of {len(self)}")
@@ -182,7 +182,7 @@ class RowStore:
                     where = str(self.path / block.file)
                     raise DataError("a block of the data cache does not match its hash", where=where, fix=REMEDY)
 
-    def _block(self, number: int) -> dict[str, tuple[Ints, Ints]]:
+    def _block(self, number: int) -> dict[str, tuple[Tokens, Tokens]]:
         if number not in self._opened:
             self._opened[number] = self._map(number)
             if len(self._opened) > _OPEN_BLOCKS:
@@ -190,7 +190,7 @@ class RowStore:
         self._opened.move_to_end(number)
         return self._opened[number]
 
-    def _map(self, number: int) -> dict[str, tuple[Any, Any]]:
+    def _map(self, number: int) -> dict[str, tuple[Tokens, Tokens]]:
         """Map a block: column -> (offsets [R + 1], values [tokens]), both views of the file."""
         file = self.path / self.manifest.blocks[number].file
         try:
