@@ -37,7 +37,7 @@ Progress = Callable[[int, int], None]
 """(blocks done, blocks in all)"""
 
 MAX_WORKERS = 8
-# Two workers with a pool of threads each would fight for the same cores.
+# Workers with a pool of threads each would fight for the same cores.
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "RAYON_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "true"}
 _BYTES_PER_WORKER = 2 << 20
 """A worker takes seconds to start, in which another has encoded about so much text."""
@@ -52,6 +52,9 @@ class DataWorker:
     """Indexes files and encodes blocks. Each call says all it needs, so a restarted worker goes on."""
 
     def __init__(self, model: ModelConfig, options: DataOptions) -> None:
+        # Before the tokenizer's library is imported, which reads them once. A runtime_env would do the same, but a
+        # process of its own takes seconds to start and Ray has idle ones.
+        os.environ.update(ONE_THREAD)
         self._model = model
         self._options = options
         self._built: tuple[Path, Any] | None = None
@@ -123,11 +126,12 @@ def prepare_data(
     if found is not None:
         log.info("prepared rows come from the cache %s", final)
         return found
+    overwrite = final.exists()
     build = begin_build(final)
     pool = WorkerPool(cfg, options, _enough_workers(cfg, inputs, len(bundles)), placement, bundles)
     try:
         _build(pool, options, inputs, build, key, progress)
-        return publish(build, final, overwrite=True)
+        return publish(build, final, overwrite=overwrite)
     finally:
         pool.close()
         shutil.rmtree(build, ignore_errors=True)
@@ -211,9 +215,7 @@ class WorkerPool:
             self._keep_those_at(home, cfg.model, options)
 
     def _start(self, model: ModelConfig, options: DataOptions, settings: dict[str, Any]) -> Any:
-        actor = ray.remote(DataWorker).options(
-            runtime_env={"env_vars": ONE_THREAD}, max_restarts=_RESTARTS, max_task_retries=_RESTARTS, **settings
-        )
+        actor = ray.remote(DataWorker).options(max_restarts=_RESTARTS, max_task_retries=_RESTARTS, **settings)
         return actor.remote(model, options)
 
     def _keep_those_at(self, home: str, model: ModelConfig, options: DataOptions) -> None:

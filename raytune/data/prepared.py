@@ -84,7 +84,8 @@ def begin_build(final: Path) -> Path:
 def publish(build: Path, final: Path, *, overwrite: bool = False) -> PreparedData:
     """Give a whole build its name, at once. If another run was faster, its folder is used and the build removed.
 
-    Args: overwrite: put the build in the place of a folder that is there.
+    Args: overwrite: put the build in the place of a folder that is there, unless it holds the same, whole: runs that
+        read it are not disturbed then.
     Raises: DataError when the folder cannot be renamed.
     """
     for _ in range(_RENAMES):
@@ -94,7 +95,7 @@ def publish(build: Path, final: Path, *, overwrite: bool = False) -> PreparedDat
         except OSError as error:
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise cannot_write(final, error) from None
-        if not overwrite:
+        if not overwrite or _is_whole(final, build):
             shutil.rmtree(build, ignore_errors=True)
             break
         _set_aside(final)
@@ -102,6 +103,20 @@ def publish(build: Path, final: Path, *, overwrite: bool = False) -> PreparedDat
         where = str(final)
         raise DataError("other runs keep writing the same prepared data", where=where, fix="Unset overwrite_cache.")
     return open_prepared(final)
+
+
+def _is_whole(final: Path, build: Path) -> bool:
+    """Whether `final` holds just what `build` does, every byte of it."""
+    try:
+        ours, theirs = open_prepared(build), open_prepared(final)
+        for mine, other in zip(ours.stores, theirs.stores, strict=True):
+            store = RowStore.open(other)
+            if store.manifest != RowStore.open(mine).manifest:
+                return False
+            store.verify()
+    except (DataError, ValueError):
+        return False
+    return True
 
 
 def _set_aside(final: Path) -> None:

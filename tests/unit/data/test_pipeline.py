@@ -377,6 +377,23 @@ def test_overwriting_replaces_the_whole_folder(tmp_path: Path, tokenizer: PreTra
     assert [path.name for path in first.root.parent.iterdir()] == [first.root.name]
 
 
+def test_overwriting_the_same_rows_disturbs_nobody_but_mends_damage(
+    tmp_path: Path, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    write_set(tmp_path, one=alpaca(3))
+    first = build(options_for(tmp_path, dataset="one"), tokenizer)
+    wanted = bytes_of(first.root)
+    inode = first.root.stat().st_ino
+    for damaged in (False, True):
+        if damaged:
+            block = first.root / "train" / "block-00000.arrow"
+            block.write_bytes(wanted["train/block-00000.arrow"][::-1])
+        again = build(options_for(tmp_path, dataset="one", data_cache_dir=str(tmp_path / f"c{damaged}")), tokenizer)
+        publish(again.root, first.root, overwrite=True)
+        assert bytes_of(first.root) == wanted
+        assert (first.root.stat().st_ino == inode) is not damaged
+
+
 def test_moved_data_is_the_same_under_other_folders(tmp_path: Path) -> None:
     data = PreparedData(Path("/r"), "key", Path("/r/train"), {"": Path("/r/eval-01")})
     moved = data.moved(lambda path: tmp_path / path.name)
