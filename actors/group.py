@@ -140,6 +140,7 @@ class TrainerGroup:
             try:
                 ray.get(done, timeout=_GRACE)
             except (RayActorError, RayTaskError) as error:
+                log.debug("%s", error)
                 raise self._first_cause(refs, error) from error
         return ray.get(refs, timeout=_GRACE * 20)
 

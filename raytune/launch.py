@@ -18,11 +18,12 @@ from actors.group import TrainerGroup
 from actors.placement import Plan, make_plan
 from actors.scheduler import nodes, release, reserve
 from raytune.config.load import Resolved, dump
+from raytune.config.model import ModelConfig
 from raytune.config.rules import check_built, check_verb
 from raytune.config.run import RunConfig
 from raytune.engine.checkpoint import CheckpointStore, write_json
 from raytune.engine.output import Decision, open_output, publish_weights, write_results
-from raytune.log import get_logger
+from raytune.log import configure, get_logger
 from raytune.models.embedded import resolve_model_path
 from raytune.monitors.base import Entry
 from raytune.monitors.build import build_monitors
@@ -49,8 +50,10 @@ def train(resolved: Resolved) -> Summary:
     cfg = resolved.config
     check_built(cfg, "train")
     check_verb(cfg, "train")
+    if cfg.output.log_level != "passive":
+        configure(level=cfg.output.log_level)
     folder = Path(str(cfg.output.output_dir))
-    resolve_model_path(cfg.model.model_name_or_path)
+    _find_model(cfg.model)
     decision = open_output(
         folder,
         _identity(cfg),
@@ -66,6 +69,17 @@ def train(resolved: Resolved) -> Summary:
     finally:
         if started_local:
             ray.shutdown()
+
+
+def _find_model(cfg: ModelConfig) -> None:
+    """Fail early, and make the embedded model or download once rather than on every rank."""
+    resolve_model_path(
+        cfg.model_name_or_path,
+        revision=cfg.model_revision,
+        cache_dir=cfg.cache_dir,
+        token=cfg.hf_hub_token,
+        weights=not cfg.train_from_scratch,
+    )
 
 
 def plan_of(cfg: RunConfig, *, has_gpus: bool) -> Plan:

@@ -16,9 +16,5 @@ class DataIOConfig(Group):
     """Drop rows that break their format and count them, instead of stopping at the first."""
     data_cache_dir: str | None = None
     """Folder of the cache of prepared rows; null is the user's cache folder."""
-    dataloader_num_workers: int = Field(0, ge=0)
-    """Batches that are collated ahead of the step that needs them."""
-    dataloader_pin_memory: bool = True
-    """Put batches in page-locked memory, from which a GPU copies faster."""
-    dataloader_drop_last: bool = False
+    dataloader_drop_last: Annotated[bool, NotBuilt()] = False
     """Leave out the last optimizer step of an epoch when its rows do not fill it."""

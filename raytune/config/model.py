@@ -16,7 +16,7 @@ class ModelConfig(Group):
     """Run the Python code that a hub model brings along."""
     hf_hub_token: str | None = None
     """Token for private models on the Hugging Face hub."""
-    ms_hub_token: str | None = None
+    ms_hub_token: Annotated[str | None, NotBuilt()] = None
     """Token for private models on ModelScope."""
     use_fast_tokenizer: bool = True
     """Use the Rust tokenizer where the model has one."""

@@ -47,7 +47,3 @@ class OutputConfig(Group):
     """Show no progress bar."""
     log_level: Literal["passive", "debug", "info", "warning", "error", "critical"] = "passive"
     """How much the run says; passive is info."""
-    include_num_input_tokens_seen: bool = False
-    """Log the number of tokens seen."""
-    include_effective_tokens_per_second: bool = False
-    """Log tokens per second at the end, padding left out."""

@@ -6,10 +6,12 @@ from typing import Any
 import torch
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 
-from raytune.engine.base import Engine
+from raytune.data.collate import Batch
+from raytune.engine.base import Engine, Loss
 from raytune.errors import ModelError
+from raytune.losses.reduce import LossSums
 
 
 class FSDP2Engine(Engine):
@@ -29,6 +31,14 @@ class FSDP2Engine(Engine):
             fully_shard(layer, mesh=mesh, mp_policy=policy)
         fully_shard(model, mesh=mesh, mp_policy=policy)
         return model
+
+    def evaluate(self, loss: Loss, batch: Batch) -> LossSums:
+        sums = super().evaluate(loss, batch)
+        # The root keeps its weights gathered for a backward pass that does not come; saving needs the shards.
+        for module in self.model.modules():
+            if isinstance(module, FSDPModule):
+                module.reshard()
+        return sums
 
 
 def decoder_layers(model: nn.Module) -> list[nn.Module]:

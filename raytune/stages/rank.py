@@ -31,7 +31,7 @@ from raytune.errors import TrainError
 from raytune.log import get_logger
 from raytune.losses.reduce import LossSums
 from raytune.models.adapters import attach
-from raytune.models.loader import count_parameters, load_model
+from raytune.models.loader import count_parameters, load_model, upcast_head_output, upcast_norms
 from raytune.models.neftune import add_noise
 from raytune.models.tokenizer import load_tokenizer
 from raytune.models.vocab import grows_vocabulary
@@ -90,6 +90,10 @@ class RankTrainer:
     def build(self, checkpoint: Path | None) -> None:
         """Load tokenizer and model and mark what trains; weights come from `checkpoint` when there is one."""
         cfg = self.cfg
+        if cfg.train.full_determinism:
+            torch.use_deterministic_algorithms(True)
+        if cfg.precision.tf32 is not None:
+            torch.set_float32_matmul_precision("high" if cfg.precision.tf32 else "highest")
         _seed(cfg.train.seed)
         self.tokenizer: PreTrainedTokenizerBase = load_tokenizer(cfg.model)
         ready_template(DataOptions.of(cfg), self.tokenizer)
@@ -105,10 +109,17 @@ class RankTrainer:
         for param in self.model.parameters():
             if not param.requires_grad and param.is_floating_point():
                 param.data = param.data.to(compute_dtype(cfg.precision))
+        if cfg.precision.upcast_layernorm:
+            upcast_norms(self.model)
+        if cfg.precision.upcast_lmhead_output:
+            upcast_head_output(self.model)
         if checkpoint is not None and isinstance(self.model, PeftModel):
             load_adapter_weights(self.model, checkpoint)
         if cfg.train.neftune_noise_alpha:
             add_noise(self.model, alpha=cfg.train.neftune_noise_alpha)
+        if cfg.model.print_param_status:
+            for name, param in self.model.named_parameters():
+                log.info("%s %s %s trains: %s", name, tuple(param.shape), param.dtype, param.requires_grad)
 
     def _load_base(self, checkpoint: Path | None) -> Any:
         """The model under the adapter; a run without adapters finds its own weights in the checkpoint."""

@@ -1,0 +1,184 @@
+"""One rank without Ray: the gradient does not depend on how a global batch is cut."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from raytune.config.run import RunConfig
+from raytune.data.batches import Position
+from raytune.data.inputs import DataOptions, ready_template
+from raytune.data.encode import encode_samples
+from raytune.data.pack import pack_rows
+from raytune.data.prepared import PreparedData
+from raytune.data.store import Manifest, to_table, write_block, write_manifest
+from raytune.errors import TrainError
+from raytune.models.tokenizer import load_tokenizer
+from raytune.stages.rank import RankTrainer
+from raytune.types import IGNORE_INDEX, Encoded, Message, Sample
+from tests.helpers.runs import run_config
+
+CPU = torch.device("cpu")
+TEXTS = ["red", "a green cat runs", "blue", "the old dog sleeps by the river", "new tree", "large house sings", "x", "y z"]
+
+
+def encode(cfg: RunConfig) -> list[Encoded]:
+    tokenizer = load_tokenizer(cfg.model)
+    template = ready_template(DataOptions.of(cfg), tokenizer)
+    samples = [Sample((Message("user", f"say {text}"), Message("assistant", text))) for text in TEXTS]
+    return encode_samples(samples, "sft", template, tokenizer, cfg.data)
+
+
+def store(folder: Path, rows: list[Encoded]) -> PreparedData:
+    folder.mkdir(parents=True)
+    write_manifest(folder, Manifest("key", (write_block(folder, 0, to_table(rows)),)))
+    return PreparedData(folder.parent, "key", train=folder, eval={"": folder})
+
+
+def started(cfg: RunConfig, data: PreparedData) -> RankTrainer:
+    rank = RankTrainer(cfg, rank=0, world_size=1, device=CPU)
+    rank.build(None)
+    rank.start(data, total_steps=10, checkpoint=None)
+    return rank
+
+
+def gradients(rank: RankTrainer) -> dict[str, Tensor]:
+    """Run a step whose optimizer does nothing, and catch the gradients it would have applied."""
+    caught: dict[str, Tensor] = {}
+
+    def catch() -> None:
+        for name, param in rank.model.named_parameters():
+            if param.grad is not None:
+                caught[name] = param.grad.clone()
+
+    rank.engine.optimizer.step = catch  # type: ignore[method-assign]
+    rank.train_step(1, Position())
+    return caught
+
+
+def reference_gradients(cfg: RunConfig, rows: list[Encoded], data: PreparedData) -> dict[str, Tensor]:
+    """The formula, without any of our batching: each row alone, all logits, mean over all labels."""
+    model = started(cfg, data).model
+    num_labels = sum(label != IGNORE_INDEX for row in rows for label in row.labels[1:])
+    for row in rows:
+        logits = model(input_ids=torch.tensor([row.input_ids])).logits[0, :-1]
+        labels = torch.tensor(row.labels[1:])
+        (torch.nn.functional.cross_entropy(logits, labels, reduction="sum") / num_labels).backward()
+    return {name: param.grad for name, param in model.named_parameters() if param.grad is not None}
+
+
+def assert_same(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    assert found.keys() == expected.keys()
+    assert found
+    for name, gradient in expected.items():
+        torch.testing.assert_close(found[name], gradient, rtol=1e-5, atol=1e-6, msg=name)
+
+
+@pytest.mark.parametrize("method", ["lora", "full", "freeze"])
+@pytest.mark.parametrize(
+    "cut",
+    [
+        {"per_device_train_batch_size": 8},
+        {"per_device_train_batch_size": 1},
+        {"per_device_train_batch_size": 3},
+        {"max_tokens_per_batch": 130},
+        {"per_device_train_batch_size": 2, "gradient_checkpointing": True},
+    ],
+    ids=str,
+)
+def test_the_gradient_does_not_depend_on_the_cut(tmp_path, cut, method):
+    keys = {"finetuning_type": method, "freeze_trainable_layers": 1, "max_grad_norm": 0}
+    cfg = run_config(tmp_path, **keys, **cut)
+    rows = encode(cfg)
+    data = store(tmp_path / "rows", rows)
+    assert_same(gradients(started(cfg, data)), reference_gradients(cfg, rows, data))
+
+
+def test_packed_rows_give_the_gradient_of_the_rows_alone(tmp_path):
+    plain = run_config(tmp_path, max_grad_norm=0)
+    rows = encode(plain)
+    packed = pack_rows(rows, 128, 2)
+    assert len(packed) < len(rows)
+    cfg = run_config(tmp_path, max_grad_norm=0, global_batch_size=len(packed), per_device_train_batch_size=2)
+    expected = reference_gradients(plain, rows, store(tmp_path / "plain", rows))
+    assert_same(gradients(started(cfg, store(tmp_path / "packed", packed))), expected)
+
+
+def test_loss_and_counts_of_a_step_are_those_of_the_formula(tmp_path):
+    cfg = run_config(tmp_path)
+    rows = encode(cfg)
+    rank = started(cfg, store(tmp_path / "rows", rows))
+    total, count = 0.0, 0
+    with torch.no_grad():
+        for row in rows:
+            logits = rank.model(input_ids=torch.tensor([row.input_ids])).logits[0, :-1]
+            labels = torch.tensor(row.labels[1:])
+            total += torch.nn.functional.cross_entropy(logits, labels, reduction="sum").item()
+            count += int((labels != IGNORE_INDEX).sum())
+    evaluated = rank.evaluate("")
+    sums = rank.train_step(1, Position())
+    for found in (sums, evaluated):
+        assert found.loss == pytest.approx(total, rel=1e-5)
+        assert (found.num_label_tokens, found.num_rows) == (count, len(rows))
+        assert found.num_tokens == sum(len(row.input_ids) for row in rows)
+
+
+def test_clipping_scales_the_whole_gradient_to_the_limit(tmp_path):
+    cfg = run_config(tmp_path, max_grad_norm=0)
+    data = store(tmp_path / "rows", encode(cfg))
+    free = gradients(started(cfg, data))
+    clipped = gradients(started(run_config(tmp_path, max_grad_norm=0.01), data))
+    norm = math.sqrt(sum(float(g.pow(2).sum()) for g in free.values()))
+    assert norm > 0.01
+    after = math.sqrt(sum(float(g.pow(2).sum()) for g in clipped.values()))
+    assert after == pytest.approx(0.01, rel=1e-4)
+
+
+def test_a_nan_loss_stops_before_the_weights_change_and_names_the_rows(tmp_path):
+    cfg = run_config(tmp_path)
+    rank = started(cfg, store(tmp_path / "rows", encode(cfg)))
+    before = {name: value.clone() for name, value in rank.model.named_parameters()}
+    norm = rank.model.get_base_model().model.norm
+    handle = norm.register_forward_hook(lambda _m, _i, output: output * float("nan"))
+    with pytest.raises(TrainError, match=r"step 1: the loss is NaN.*rows .*\b7\b"):
+        rank.train_step(1, Position())
+    handle.remove()
+    for name, value in rank.model.named_parameters():
+        assert torch.equal(value, before[name]), name
+
+
+@pytest.mark.parametrize("precision", [{"bf16": True}, {"pure_bf16": True}, {"fp16": True}], ids=str)
+def test_lower_precisions_learn_and_stay_near_fp32(tmp_path, precision):
+    cfg = run_config(tmp_path, **precision)
+    data = store(tmp_path / "rows", encode(cfg))
+    wide = started(run_config(tmp_path), data)
+    narrow = started(cfg, data)
+    first = narrow.train_step(1, Position()).loss
+    assert first == pytest.approx(wide.train_step(1, Position()).loss, rel=2e-2)
+    for step in range(2, 8):
+        last = narrow.train_step(step, Position(step - 1, 0)).loss
+    assert last < first
+    trained = {param.dtype for param in narrow.model.parameters() if param.requires_grad}
+    assert trained == {torch.bfloat16 if "pure_bf16" in precision else torch.float32}
+
+
+def test_dropout_is_a_function_of_seed_and_step(tmp_path):
+    cfg = run_config(tmp_path, lora_dropout=0.5, neftune_noise_alpha=5)
+    data = store(tmp_path / "rows", encode(cfg))
+    losses = []
+    for steps in ([1, 2], [2]):
+        rank = started(cfg, data)
+        rank.engine.optimizer.step = lambda: None  # type: ignore[method-assign]
+        losses.append([rank.train_step(step, Position()).loss for step in steps])
+    assert losses[0][1] == losses[1][0]
+    assert losses[0][0] != losses[0][1]
+
+
+def test_rows_at_a_position_cover_an_epoch(tmp_path):
+    cfg = run_config(tmp_path, global_batch_size=3)
+    rank = started(cfg, store(tmp_path / "rows", encode(cfg)))
+    seen = np.concatenate([rank.rows_at(Position(0, offset)) for offset in (0, 3, 6)])
+    assert sorted(seen) == list(range(len(TEXTS)))
