@@ -25,8 +25,9 @@ from benchmarks.watch import RunError, watch
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """One program and how it is run. `weights` is the type of the numbers in its model folder; threads None: its own.
+    """One program and how it is run. `weights` is the type of the numbers in its model folder.
 
+    `threads` is OMP_NUM_THREADS; None leaves it unset. raytune shares the cores out by itself.
     Example: Side("llamafactory", "bfloat16", 2, ("disable_gradient_checkpointing=true",))
     """
 
@@ -82,8 +83,6 @@ def run_side(side: Side, task: Task, opponent: Opponent, tokens: Tokens, minutes
         command, env = opponent.command, opponent.env(side.threads)
     else:
         command, env = str(Path(sys.executable).with_name("raytune")), dict(os.environ)
-        if side.threads is not None:
-            env["OMP_NUM_THREADS"] = str(side.threads)
     watched = watch(
         [command, "train", str(config), *side.extra],
         log=output / "trainer_log.jsonl",
@@ -155,7 +154,6 @@ def arguments() -> argparse.Namespace:
     add("--minutes", type=float, default=30, help="deadline of one run")
     add("--our-weights", choices=WEIGHTS, default=OUR_BEST.weights)
     add("--their-weights", choices=WEIGHTS, default=THEIR_BEST.weights)
-    add("--our-threads", type=int, default=OUR_BEST.threads, help="OMP_NUM_THREADS; default none set")
     add("--their-threads", type=int, default=THEIR_BEST.threads, help="OMP_NUM_THREADS; default none set")
     add("--ours", nargs="*", default=list(OUR_BEST.extra), metavar="KEY=VALUE", help="overrides for raytune")
     add("--theirs", nargs="*", default=list(THEIR_BEST.extra), metavar="KEY=VALUE", help="overrides for LLaMA-Factory")
@@ -167,7 +165,7 @@ def sides_of(args: argparse.Namespace) -> list[Side]:
         chosen = args.only if args.only is not None else range(len(THEIR_SETTINGS))
         return [THEIR_SETTINGS[number] for number in chosen]
     return [
-        Side("raytune", args.our_weights, args.our_threads, tuple(args.ours)),
+        Side("raytune", args.our_weights, OUR_BEST.threads, tuple(args.ours)),
         Side("llamafactory", args.their_weights, args.their_threads, tuple(args.theirs)),
     ]
 

@@ -58,7 +58,7 @@ def write_rows(source: Path, folder: Path, count: int, seed: int) -> None:
 def write_models(folder: Path) -> None:
     """Make the embedded model once in each type: LLaMA-Factory computes in the type that it finds in the folder."""
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
 
     from raytune.models.embedded import resolve_model_path
 
@@ -70,8 +70,8 @@ def write_models(folder: Path) -> None:
         temporary = folder / f".model-{name}"
         shutil.rmtree(temporary, ignore_errors=True)
         dtype = torch.float32 if name == "float32" else torch.bfloat16
+        shutil.copytree(source, temporary)
         AutoModelForCausalLM.from_pretrained(source, dtype=dtype).save_pretrained(temporary)
-        AutoTokenizer.from_pretrained(source).save_pretrained(temporary)
         temporary.rename(target)
 
 
