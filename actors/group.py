@@ -65,7 +65,9 @@ class TrainerGroup:
         ranks_on = Counter(node for node, _, _ in places)
         cluster = cfg.cluster
         port = int(cluster.master_port or 0)
-        host, port = self._wait("open the rendezvous", [self._workers[0].open_store.remote(cluster.master_addr, port)])[0]
+        host, port = self._wait("open the rendezvous", [self._workers[0].open_store.remote(cluster.master_addr, port)])[
+            0
+        ]
         refs = []
         for worker, (node, _, num_cpus) in zip(self._workers, places, strict=True):
             threads = int(cluster.cpus_per_worker or max(num_cpus // ranks_on[node], 1))

@@ -62,13 +62,14 @@ def make_plan(
     num_ranks: int,
     cpus_per_rank: float,
     gpus_per_rank: float,
-    num_data_workers: int,
     priority: int = 0,
 ) -> Plan:
-    """Bundles of a supervised run: its trainer ranks and its data workers."""
+    """Bundles of a supervised run: its trainer ranks.
+
+    Data workers hold none: they run beside the ranks, which wait for them, and are gone before the first step.
+    """
     trainers = [Bundle("trainer", rank, cpus_per_rank, gpus_per_rank) for rank in range(num_ranks)]
-    workers = [Bundle("data", rank, 1.0, 0.0) for rank in range(num_data_workers)]
-    return Plan(run, (*trainers, *workers), priority)
+    return Plan(run, tuple(trainers), priority)
 
 
 def place(plan: Plan, nodes: Sequence[NodeShape]) -> list[str]:
@@ -99,9 +100,7 @@ def _does_not_fit(plan: Plan, bundle: Bundle, nodes: Sequence[NodeShape]) -> Pla
     ranks = sum(1 for other in plan.bundles if other.role == "trainer")
     fits = math.floor(ranks * have / need) if need else ranks
     advice = f"Set num_workers: {fits} or add a node." if 0 < fits < ranks else "Add a node or lower cpus_per_worker."
-    return PlacementError(
-        f"the run needs {_show(need)} {kind}s, the cluster has {_show(have)} ({parts})", fix=advice
-    )
+    return PlacementError(f"the run needs {_show(need)} {kind}s, the cluster has {_show(have)} ({parts})", fix=advice)
 
 
 def _show(amount: float) -> str:

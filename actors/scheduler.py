@@ -1,9 +1,9 @@
 """The one scheduler of a cluster: a named actor that lets runs reserve their placement groups one at a time.
 
-ask (again and again) -> "go" for the first in the queue -> the run creates its placement group -> settled -> next
+ask (repeatedly) -> "go" for the first in the queue -> the run creates its placement group -> settled -> next
 
-The queue is ordered by priority, then by arrival. The run itself owns its placement group, so that Ray frees it when the
-driver dies; what is held, and by whom, is read from Ray and not remembered here.
+The queue is ordered by priority, then by arrival. The run itself owns its placement group, so that Ray frees it when
+the driver dies; what is held, and by whom, is read from Ray and not remembered here.
 """
 
 import time

@@ -72,7 +72,9 @@ class TrainerWorker:
         import torch.distributed as dist
 
         torch.set_num_threads(threads)
-        self._device = torch.device("cuda", 0) if torch.cuda.is_available() and ray.get_gpu_ids() else torch.device("cpu")
+        self._device = (
+            torch.device("cuda", 0) if torch.cuda.is_available() and ray.get_gpu_ids() else torch.device("cpu")
+        )
         if self._device.type == "cuda":
             torch.cuda.set_device(self._device)
         if self._world_size == 1:
@@ -81,9 +83,7 @@ class TrainerWorker:
         if self._rank != 0:
             self._store = dist.TCPStore(host, port, self._world_size, is_master=False, timeout=limit)
         backend = self._cfg.cluster.ddp_backend or ("nccl" if self._device.type == "cuda" else "gloo")
-        dist.init_process_group(
-            backend, store=self._store, rank=self._rank, world_size=self._world_size, timeout=limit
-        )
+        dist.init_process_group(backend, store=self._store, rank=self._rank, world_size=self._world_size, timeout=limit)
 
     def build(self, checkpoint: Path | None) -> None:
         from raytune.stages.rank import RankTrainer

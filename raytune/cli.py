@@ -69,9 +69,14 @@ def data_show(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a row.")] = False,
 ) -> None:
     """Print prepared rows: decoded text with the trained tokens marked."""
+    from raytune.config.rules import check_built, check_verb
     from raytune.data.show import show_rows
+    from raytune.models.tokenizer import load_tokenizer
 
-    show_rows(_load(file, overrides).config, rows=rows, as_json=as_json)
+    cfg = _load(file, overrides).config
+    check_built(cfg, "data")
+    check_verb(cfg, "data")
+    show_rows(cfg, load_tokenizer(cfg.model), rows=rows, as_json=as_json)
 
 
 @config_app.command("show", context_settings=_PASS_THROUGH)
@@ -96,7 +101,7 @@ def version() -> None:
     typer.echo(f"raytune {__version__}")
 
 
-def _load(file: Path, overrides: list[str] | None):  # noqa: ANN202  (Resolved is imported late)
+def _load(file: Path, overrides: list[str] | None):
     from raytune.config.load import load_config
 
     resolved = load_config(file, overrides or [])

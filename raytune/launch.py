@@ -1,6 +1,6 @@
 """The one place that builds a run and connects its parts.
 
-config -> output folder -> cluster -> plan -> placement group -> trainer group (loading) + prepared data -> loop -> result
+config -> output folder -> cluster -> plan -> placement group -> trainer group + prepared data -> loop -> result
 """
 
 import signal
@@ -13,7 +13,7 @@ from pathlib import Path
 import ray
 
 from actors.cluster import connect
-from actors.data import num_data_workers, prepare_data
+from actors.data import prepare_data
 from actors.group import TrainerGroup
 from actors.placement import Plan, make_plan
 from actors.scheduler import nodes, release, reserve
@@ -93,7 +93,6 @@ def plan_of(cfg: RunConfig, *, has_gpus: bool) -> Plan:
         num_ranks=cluster.num_workers,
         cpus_per_rank=cluster.cpus_per_worker or 1.0,
         gpus_per_rank=0.0 if cluster.use_cpu else gpus,
-        num_data_workers=num_data_workers(cfg),
         priority=cluster.priority,
     )
 
@@ -107,15 +106,21 @@ def _run(cfg: RunConfig, folder: Path, decision: Decision) -> Summary:
         # Ranks load the model while the data workers tokenise.
         group = TrainerGroup(cfg, plan, reservation)
         building = group.build(decision.checkpoint)
-        data = prepare_data(cfg, placement=reservation, bundles=plan.of_role("data"))
+        data = prepare_data(cfg)
         state = load_state(decision.checkpoint) if decision.checkpoint else TrainState()
         loop_plan = plan_loop(cfg, data, state)
         facts = group.start(building, data, loop_plan.total_steps)
         group.relay_log()
         log.info(
             "%s: %s rows, %s a step, %s steps; %s of %s parameters train; %s on %s%s",
-            cfg.train.stage, loop_plan.num_rows, loop_plan.batch_rows, loop_plan.total_steps, f"{facts.num_trainable:,}",
-            f"{facts.num_parameters:,}", f"{facts.engine} x {cfg.cluster.num_workers}", facts.device,
+            cfg.train.stage,
+            loop_plan.num_rows,
+            loop_plan.batch_rows,
+            loop_plan.total_steps,
+            f"{facts.num_trainable:,}",
+            f"{facts.num_parameters:,}",
+            f"{facts.engine} x {cfg.cluster.num_workers}",
+            facts.device,
             ", recomputing activations" if facts.checkpointing else "",
         )
         log.info("ready after %.1f s", time.monotonic() - started)
@@ -136,7 +141,13 @@ def _train(cfg: RunConfig, folder: Path, group: TrainerGroup, plan: LoopPlan, st
     try:
         with _interruption() as interrupted:
             loop = Loop(
-                plan, cfg.output, cfg.evaluation, trainer=group, monitor=monitors, checkpoints=checkpoints, state=state,
+                plan,
+                cfg.output,
+                cfg.evaluation,
+                trainer=group,
+                monitor=monitors,
+                checkpoints=checkpoints,
+                state=state,
                 interrupted=interrupted,
             )
             finished = loop.run()
@@ -155,7 +166,9 @@ def _train(cfg: RunConfig, folder: Path, group: TrainerGroup, plan: LoopPlan, st
     return Summary(folder, False, results)
 
 
-def _publish(cfg: RunConfig, folder: Path, group: TrainerGroup, checkpoints: CheckpointStore, state: TrainState) -> None:
+def _publish(
+    cfg: RunConfig, folder: Path, group: TrainerGroup, checkpoints: CheckpointStore, state: TrainState
+) -> None:
     """Put the finished weights into the output folder: those of the best checkpoint, of the last, or of the ranks."""
     step = state.best_step if cfg.evaluation.load_best_model_at_end and state.best_step else state.step
     if step in checkpoints.steps():
@@ -235,4 +248,3 @@ def _run_name(cfg: RunConfig) -> str:
 
 def _cpus_wanted(cfg: RunConfig) -> float:
     return plan_of(cfg, has_gpus=False).cpus
-

@@ -70,7 +70,9 @@ def _sizes(cfg: RunConfig) -> tuple[int, int, MemoryEstimate]:
     shards = cfg.cluster.num_workers if cfg.cluster.engine == "fsdp2" else 1
     tokens = cfg.train.max_tokens_per_batch or cfg.train.per_device_train_batch_size * cfg.data.cutoff_len
     kept = activation_bytes(
-        model_shape(model.config), tokens=tokens, dtype_bytes=compute.itemsize,
+        model_shape(model.config),
+        tokens=tokens,
+        dtype_bytes=compute.itemsize,
         checkpointing=cfg.precision.gradient_checkpointing is True,
     )
     sizes = estimate(

@@ -50,7 +50,8 @@ def test_every_room_has_its_layer() -> None:
     contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
     layers = next(contract["layers"] for contract in contracts if contract["type"] == "layers")
     named = {name.strip(" ()") for layer in layers for name in layer.split("|")}
-    rooms = {f"raytune.{path.stem}" for path in (ROOT / "raytune").glob("[!_]*") if path.suffix in ("", ".py")} | {"actors"}
+    paths = [path for path in (ROOT / "raytune").glob("[!_]*") if path.suffix in ("", ".py")]
+    rooms = {f"raytune.{path.stem}" for path in paths} | {"actors"}
     assert rooms - named == set()
 
 
@@ -66,7 +67,8 @@ def test_only_the_top_may_import_ray() -> None:
 
 def test_the_command_line_opens_without_heavy_libraries() -> None:
     code = "import sys, raytune.cli; print(*{name.split('.')[0] for name in sys.modules})"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True)
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=True)
     assert HEAVY & set(done.stdout.split()) == set()
 
 

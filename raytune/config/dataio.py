@@ -2,8 +2,6 @@
 
 from typing import Annotated
 
-from pydantic import Field
-
 from raytune.config.base import Group, NotBuilt
 
 

@@ -30,7 +30,7 @@ class Position:
     offset: int = 0
 
     def advance(self, num_taken: int, num_rows: int) -> "Position":
-        """Return the position after `num_taken` more rows of a set of `num_rows`; an exhausted epoch starts the next."""
+        """Return the position after `num_taken` more of `num_rows` rows; an exhausted epoch starts the next."""
         offset = self.offset + num_taken
         return Position(self.epoch + 1, 0) if offset >= num_rows else Position(self.epoch, offset)
 
@@ -42,7 +42,7 @@ def rows_per_step(cfg: TrainConfig, num_ranks: int) -> int:
     return cfg.per_device_train_batch_size * cfg.gradient_accumulation_steps * num_ranks
 
 
-def num_steps(num_rows: int, batch_rows: int, *, epochs: float, start: Position = Position()) -> int:  # noqa: B008
+def num_steps(num_rows: int, batch_rows: int, *, epochs: float, start: Position = Position()) -> int:
     """Optimizer steps from `start` to the end of `epochs` epochs of `num_rows` rows, `batch_rows` a step.
 
     An epoch's last batch may be smaller. A fractional epoch count rounds up to a whole step.

@@ -1,7 +1,7 @@
 """The engine of one process: forward, backward, optimizer step, and reading or writing its state.
 
-Engines of several ranks (ddp.py, fsdp2.py) override how the model is wrapped and nothing else, so that every stage trains
-with every engine.
+Engines of several ranks (ddp.py, fsdp2.py) override how the model is wrapped and little else, so that every stage
+trains with every engine.
 """
 
 import contextlib

@@ -11,9 +11,7 @@ from raytune.models.attention import packed_attention
 from raytune.types import IGNORE_INDEX
 
 
-def label_logits(
-    forward: Callable[..., Any], head: nn.Module, config: Any, batch: Batch
-) -> tuple[Tensor, Tensor]:
+def label_logits(forward: Callable[..., Any], head: nn.Module, config: Any, batch: Batch) -> tuple[Tensor, Tensor]:
     """Logits of the positions whose next token carries a label.
 
     The language-model head is by far the widest layer, and prompts and padding need none of it: a hook hands it the
@@ -33,7 +31,10 @@ def label_logits(
     handle = head.register_forward_pre_hook(select)
     try:
         output = forward(
-            input_ids=batch.input_ids, position_ids=batch.position_ids, use_cache=False, **_attention(batch, head, config)
+            input_ids=batch.input_ids,
+            position_ids=batch.position_ids,
+            use_cache=False,
+            **_attention(batch, head, config),
         )
     finally:
         handle.remove()

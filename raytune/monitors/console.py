@@ -11,7 +11,7 @@ from raytune.monitors.base import Entry
 class ConsoleMonitor:
     """Shows loss, learning rate, tokens/s and the time left. Everything goes to stderr.
 
-    Args: total_steps: length of the run. done: steps done before this start. bar: False prints lines even on a terminal.
+    Args: total_steps: length of the run. done: steps done before. bar: False prints lines even on a terminal.
     """
 
     def __init__(self, *, total_steps: int, done: int = 0, bar: bool = True) -> None:

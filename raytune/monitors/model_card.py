@@ -6,7 +6,13 @@ from raytune.monitors.base import Entry
 
 
 def write_model_card(
-    folder: Path, *, base_model: str, method: str, stage: str, datasets: list[str], settings: dict[str, object],
+    folder: Path,
+    *,
+    base_model: str,
+    method: str,
+    stage: str,
+    datasets: list[str],
+    settings: dict[str, object],
     results: Entry,
 ) -> None:
     """Write the model card with the metadata header that the Hugging Face hub reads."""

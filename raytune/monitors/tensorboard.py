@@ -3,8 +3,8 @@
 import time
 from pathlib import Path
 
-from tensorboard.compat.proto.event_pb2 import Event
-from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.compat.proto.event_pb2 import Event  # pyrefly: ignore[missing-module-attribute]
+from tensorboard.compat.proto.summary_pb2 import Summary  # pyrefly: ignore[missing-module-attribute]
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
 from raytune.monitors.base import Entry
@@ -22,7 +22,9 @@ class TensorBoardMonitor:
 
     def log(self, step: int, entry: Entry) -> None:
         values = [
-            Summary.Value(tag=_tag(key), simple_value=float(value)) for key, value in entry.items() if key not in _SKIPPED
+            Summary.Value(tag=_tag(key), simple_value=float(value))
+            for key, value in entry.items()
+            if key not in _SKIPPED
         ]
         self._writer.add_event(Event(wall_time=time.time(), step=step, summary=Summary(value=values)))
 

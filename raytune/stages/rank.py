@@ -127,7 +127,10 @@ class RankTrainer:
         model, dtype = cfg.model, compute_dtype(cfg.precision)
         if checkpoint is not None and cfg.adapter.finetuning_type in ("full", "freeze"):
             # Trained weights are kept in the trainable dtype; a narrower one on the way would change them.
-            model, dtype = model.model_copy(update={"model_name_or_path": str(checkpoint)}), trainable_dtype(cfg.precision)
+            model, dtype = (
+                model.model_copy(update={"model_name_or_path": str(checkpoint)}),
+                trainable_dtype(cfg.precision),
+            )
         return load_model(model, dtype=dtype, cutoff_len=cfg.data.cutoff_len)
 
     def start(self, data: PreparedData, *, total_steps: int, checkpoint: Path | None) -> ModelFacts:
@@ -231,9 +234,13 @@ class RankTrainer:
 
     def _checkpointing_needed(self) -> bool:
         longest = int(self.train_rows.lengths.max())
-        tokens = max(self.cfg.train.max_tokens_per_batch or longest * self.cfg.train.per_device_train_batch_size, longest)
+        tokens = max(
+            self.cfg.train.max_tokens_per_batch or longest * self.cfg.train.per_device_train_batch_size, longest
+        )
         kept = activation_bytes(
-            model_shape(self.model.config), tokens=tokens, dtype_bytes=compute_dtype(self.cfg.precision).itemsize,
+            model_shape(self.model.config),
+            tokens=tokens,
+            dtype_bytes=compute_dtype(self.cfg.precision).itemsize,
             checkpointing=False,
         )
         return needs_checkpointing(kept, _free_memory(self.device))

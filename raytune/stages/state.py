@@ -48,4 +48,5 @@ def load_state(folder: Path) -> TrainState:
     raw: dict[str, Any] = json.loads((folder / FILE).read_text())
     raw.pop("global_step")
     raw.pop("max_steps")
-    return TrainState(**{**raw, "position": Position(**raw["position"]), "window": tuple(raw["window"])})
+    position, (loss_sum, steps) = Position(**raw.pop("position")), raw.pop("window")
+    return TrainState(position=position, window=(loss_sum, steps), **raw)

@@ -24,7 +24,7 @@ def save_weights(engine: Engine, folder: Path, *, tokenizer: PreTrainedTokenizer
     if dist.is_initialized() and dist.get_rank() != 0:
         return
     if adapter:
-        model.save_pretrained(folder, state_dict=weights, save_embedding_layers=False)
+        model.save_pretrained(str(folder), state_dict=weights, save_embedding_layers=False)
     else:
         model.save_pretrained(folder, state_dict=weights, max_shard_size=_SHARD_SIZE)
     if tokenizer is not None:

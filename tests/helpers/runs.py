@@ -9,7 +9,22 @@ from raytune.config.load import load_config
 from raytune.config.run import RunConfig
 from tests.helpers.tiny import tiny_model_folder
 
-WORDS = "red green blue small large old new cat dog house tree river runs sleeps sings".split()
+WORDS = [
+    "red",
+    "green",
+    "blue",
+    "small",
+    "large",
+    "old",
+    "new",
+    "cat",
+    "dog",
+    "house",
+    "tree",
+    "river",
+    "runs",
+    "sings",
+]
 
 
 def write_rows(folder: Path, *, num_rows: int = 24, name: str = "words") -> Path:

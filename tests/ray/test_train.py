@@ -1,4 +1,4 @@
-"""Whole runs on a real local Ray with a tiny model: ranks and engines agree, interrupted runs end with the same bytes."""
+"""Whole runs on a real Ray with a tiny model: ranks and engines agree, interrupted runs end with the same bytes."""
 
 import json
 import os
@@ -222,7 +222,7 @@ def test_the_best_model_is_the_published_one(home):
 
 
 def test_more_ranks_than_the_cluster_has_is_said_in_one_line(home):
-    with pytest.raises(PlacementError, match=r"needs 21 CPUs, the cluster has 8 .*Set num_workers: 7"):
+    with pytest.raises(PlacementError, match=r"needs 20 CPUs, the cluster has 8 .*Set num_workers: 8"):
         run(home, num_workers=20, global_batch_size=20, output_dir=str(home / "many"))
 
 

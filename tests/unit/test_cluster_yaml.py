@@ -41,7 +41,8 @@ def test_unknown_key_of_a_node_type_is_refused(cluster: dict[str, Any]) -> None:
 
 
 def test_workers_fit_below_the_cluster_maximum(cluster: dict[str, Any]) -> None:
-    workers = {name: kind for name, kind in cluster["available_node_types"].items() if name != cluster["head_node_type"]}
+    kinds = cluster["available_node_types"]
+    workers = {name: kind for name, kind in kinds.items() if name != cluster["head_node_type"]}
     assert sum(kind["min_workers"] for kind in workers.values()) <= cluster["max_workers"]
 
 
@@ -52,5 +53,6 @@ def test_nodes_install_the_folder_that_is_copied_to_them(cluster: dict[str, Any]
 
 def test_image_has_a_ray_that_the_package_allows(cluster: dict[str, Any]) -> None:
     image_version = cluster["docker"]["image"].split(":")[1].split("-")[0]
-    pinned = [line.split("==")[1] for line in (ROOT / "constraints.txt").read_text().splitlines() if line.startswith("ray==")]
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    pinned = [line.split("==")[1] for line in lines if line.startswith("ray==")]
     assert pinned == [image_version]

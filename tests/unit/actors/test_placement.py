@@ -1,11 +1,11 @@
 import pytest
 
-from actors.placement import NodeShape, make_plan, place
+from actors.placement import Bundle, NodeShape, Plan, make_plan, place
 from raytune.errors import PlacementError
 
 
-def plan(ranks: int, *, cpus: float = 1, gpus: float = 0, workers: int = 0):
-    return make_plan("run", num_ranks=ranks, cpus_per_rank=cpus, gpus_per_rank=gpus, num_data_workers=workers)
+def plan(ranks: int, *, cpus: float = 1, gpus: float = 0) -> Plan:
+    return make_plan("run", num_ranks=ranks, cpus_per_rank=cpus, gpus_per_rank=gpus)
 
 
 def test_packs_onto_as_few_nodes_as_hold_the_plan():
@@ -15,7 +15,8 @@ def test_packs_onto_as_few_nodes_as_hold_the_plan():
 
 def test_large_bundles_are_placed_before_small_ones():
     nodes = [NodeShape("a", cpus=2, gpus=0), NodeShape("b", cpus=4, gpus=1)]
-    assert place(plan(1, cpus=2, gpus=1, workers=2), nodes) == ["b", "a", "a"]
+    small, large = Bundle("reward", 0, cpus=1, gpus=0), Bundle("trainer", 0, cpus=4, gpus=1)
+    assert place(Plan("run", (small, large)), nodes) == ["a", "b"]
 
 
 def test_too_few_gpus_gives_the_arithmetic_and_the_remedy():

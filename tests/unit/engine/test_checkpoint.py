@@ -39,7 +39,7 @@ def test_latest_passes_over_a_damaged_checkpoint(tmp_path):
     (tmp_path / "checkpoint-10" / "model.safetensors").write_text("WEIGHTS")
     assert store.latest() == tmp_path / "checkpoint-9"
     assert damaged_files(tmp_path / "checkpoint-10") == ["model.safetensors differs"]
-    with pytest.raises(CheckpointError, match="damaged: model.safetensors differs"):
+    with pytest.raises(CheckpointError, match=r"damaged: model\.safetensors differs"):
         verify(tmp_path / "checkpoint-10")
 
 

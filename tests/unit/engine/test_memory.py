@@ -4,7 +4,12 @@ from raytune.engine.memory import ModelShape, activation_bytes, estimate, needs_
 def test_adamw_in_float32_takes_sixteen_bytes_a_parameter():
     # 4 weights + 4 gradients + 8 optimizer, the usual accounting of full fp32 training.
     memory = estimate(
-        num_parameters=1000, num_trainable=1000, frozen_bytes=4, trainable_bytes=4, optimizer_states=2, shards=1,
+        num_parameters=1000,
+        num_trainable=1000,
+        frozen_bytes=4,
+        trainable_bytes=4,
+        optimizer_states=2,
+        shards=1,
         activations=0,
     )
     assert memory.total == 16 * 1000
@@ -12,7 +17,12 @@ def test_adamw_in_float32_takes_sixteen_bytes_a_parameter():
 
 def test_lora_keeps_no_optimizer_for_frozen_weights():
     memory = estimate(
-        num_parameters=1000, num_trainable=10, frozen_bytes=2, trainable_bytes=4, optimizer_states=2, shards=1,
+        num_parameters=1000,
+        num_trainable=10,
+        frozen_bytes=2,
+        trainable_bytes=4,
+        optimizer_states=2,
+        shards=1,
         activations=7,
     )
     assert (memory.weights, memory.gradients, memory.optimizer, memory.activations) == (990 * 2 + 40, 40, 80, 7)
@@ -20,7 +30,12 @@ def test_lora_keeps_no_optimizer_for_frozen_weights():
 
 def test_shards_divide_everything_but_activations():
     memory = estimate(
-        num_parameters=1000, num_trainable=1000, frozen_bytes=4, trainable_bytes=4, optimizer_states=2, shards=4,
+        num_parameters=1000,
+        num_trainable=1000,
+        frozen_bytes=4,
+        trainable_bytes=4,
+        optimizer_states=2,
+        shards=4,
         activations=100,
     )
     assert memory.total == 16 * 1000 // 4 + 100

@@ -1,5 +1,7 @@
 import math
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -9,7 +11,7 @@ from raytune.engine.schedule import build_schedule, warmup_steps
 from raytune.errors import ConfigError
 
 
-def rates(total: int, **keys: object) -> list[float]:
+def rates(total: int, **keys: Any) -> list[float]:
     model = torch.nn.Linear(2, 2)
     cfg = OptimConfig(learning_rate=1.0, **keys)
     optimizer = build_optimizer(model, cfg)

@@ -1,5 +1,6 @@
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -49,8 +50,15 @@ class FakeMonitor:
 
 
 def make_loop(
-    folder: Path, trainer: FakeTrainer, *, epochs: int = 2, state: TrainState | None = None, stop_at: int | None = None,
-    eval_names: tuple[str, ...] = (), output: dict[str, object] | None = None, evaluation: dict[str, object] | None = None,
+    folder: Path,
+    trainer: FakeTrainer,
+    *,
+    epochs: int = 2,
+    state: TrainState | None = None,
+    stop_at: int | None = None,
+    eval_names: tuple[str, ...] = (),
+    output: dict[str, Any] | None = None,
+    evaluation: dict[str, Any] | None = None,
 ) -> Loop:
     state = state or TrainState()
     return Loop(
@@ -65,6 +73,11 @@ def make_loop(
     )
 
 
+def entries(loop: Loop) -> list[dict[str, float | int]]:
+    assert isinstance(loop.monitor, FakeMonitor)
+    return loop.monitor.entries
+
+
 def test_visits_every_row_of_every_epoch_once(tmp_path):
     trainer = FakeTrainer()
     assert make_loop(tmp_path, trainer).run()
@@ -74,9 +87,9 @@ def test_visits_every_row_of_every_epoch_once(tmp_path):
 def test_logs_the_mean_loss_since_the_last_log(tmp_path):
     loop = make_loop(tmp_path, FakeTrainer())
     loop.run()
-    logged = [(e["current_steps"], e["loss"], e["epoch"], e["total_tokens"]) for e in loop.monitor.entries]
+    logged = [(e["current_steps"], e["loss"], e["epoch"], e["total_tokens"]) for e in entries(loop)]
     assert logged == [(2, 1.5, 0.8, 80), (4, 3.5, 1.4, 140), (6, 5.5, 2.0, 200)]
-    assert {"lr", "percentage", "elapsed_time", "remaining_time", "throughput"} <= set(loop.monitor.entries[0])
+    assert {"lr", "percentage", "elapsed_time", "remaining_time", "throughput"} <= set(entries(loop)[0])
 
 
 def test_saves_on_schedule_and_at_the_end(tmp_path):
@@ -108,16 +121,27 @@ def test_an_interrupted_run_goes_on_as_if_it_had_not_stopped(tmp_path, stop_at):
     resumed = make_loop(tmp_path / "cut", second, state=load_state(latest))
     assert resumed.run()
     assert first.positions + second.positions == whole.positions
-    timeless = [{k: v for k, v in e.items() if "time" not in k and k != "throughput"} for e in resumed.state.log_history]
-    expected = [{k: v for k, v in e.items() if "time" not in k and k != "throughput"} for e in reference.state.log_history]
+    timeless = [
+        {k: v for k, v in e.items() if "time" not in k and k != "throughput"} for e in resumed.state.log_history
+    ]
+    expected = [
+        {k: v for k, v in e.items() if "time" not in k and k != "throughput"} for e in reference.state.log_history
+    ]
     assert timeless == expected
 
 
 def test_stops_early_when_evaluations_no_longer_improve(tmp_path):
     trainer = FakeTrainer(eval_losses=[3.0, 2.0, 2.5, 2.1, 0.0, 0.0])
     loop = make_loop(
-        tmp_path, trainer, eval_names=("",),
-        evaluation={"eval_strategy": "steps", "eval_steps": 1, "early_stopping_steps": 2, "load_best_model_at_end": True},
+        tmp_path,
+        trainer,
+        eval_names=("",),
+        evaluation={
+            "eval_strategy": "steps",
+            "eval_steps": 1,
+            "early_stopping_steps": 2,
+            "load_best_model_at_end": True,
+        },
     )
     assert loop.run()
     assert (loop.state.step, loop.state.best_step, loop.state.best_metric) == (4, 2, 2.0)
@@ -128,7 +152,10 @@ def test_stops_early_when_evaluations_no_longer_improve(tmp_path):
 def test_the_best_checkpoint_survives_the_limit(tmp_path):
     trainer = FakeTrainer(eval_losses=[1.0, 2.0, 3.0, 4.0, 5.0, 6.0])
     loop = make_loop(
-        tmp_path, trainer, eval_names=("",), output={"save_steps": 1, "save_total_limit": 2},
+        tmp_path,
+        trainer,
+        eval_names=("",),
+        output={"save_steps": 1, "save_total_limit": 2},
         evaluation={"eval_strategy": "steps", "eval_steps": 1, "load_best_model_at_end": True},
     )
     loop.run()
@@ -138,7 +165,9 @@ def test_the_best_checkpoint_survives_the_limit(tmp_path):
 def test_greater_is_better_for_accuracy(tmp_path):
     trainer = FakeTrainer(eval_losses=[1.0, 2.0])
     loop = make_loop(
-        tmp_path, trainer, eval_names=("",),
+        tmp_path,
+        trainer,
+        eval_names=("",),
         evaluation={"eval_strategy": "epoch", "metric_for_best_model": "eval_accuracy"},
     )
     loop.run()
@@ -149,11 +178,11 @@ def test_several_evaluation_sets_are_logged_by_name_and_judged_by_their_mean(tmp
     trainer = FakeTrainer(eval_losses=[1.0, 2.0] * 3)
     loop = make_loop(tmp_path, trainer, eval_names=("a", "b"), evaluation={"eval_strategy": "epoch"})
     loop.run()
-    entry = next(e for e in loop.monitor.entries if "eval_loss" in e)
+    entry = next(e for e in entries(loop) if "eval_loss" in e)
     assert (entry["eval_a_loss"], entry["eval_b_loss"], entry["eval_loss"]) == (1.0, 2.0, 1.5)
 
 
 def test_evaluates_at_the_end_when_no_strategy_did(tmp_path):
     loop = make_loop(tmp_path, FakeTrainer(eval_losses=[1.0]), eval_names=("",))
     loop.run()
-    assert loop.monitor.entries[-1]["eval_loss"] == 1.0
+    assert entries(loop)[-1]["eval_loss"] == 1.0

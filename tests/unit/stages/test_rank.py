@@ -10,8 +10,8 @@ from torch import Tensor
 
 from raytune.config.run import RunConfig
 from raytune.data.batches import Position
-from raytune.data.inputs import DataOptions, ready_template
 from raytune.data.encode import encode_samples
+from raytune.data.inputs import DataOptions, ready_template
 from raytune.data.pack import pack_rows
 from raytune.data.prepared import PreparedData
 from raytune.data.store import Manifest, to_table, write_block, write_manifest
@@ -22,7 +22,16 @@ from raytune.types import IGNORE_INDEX, Encoded, Message, Sample
 from tests.helpers.runs import run_config
 
 CPU = torch.device("cpu")
-TEXTS = ["red", "a green cat runs", "blue", "the old dog sleeps by the river", "new tree", "large house sings", "x", "y z"]
+TEXTS = [
+    "red",
+    "a green cat runs",
+    "blue",
+    "the old dog sleeps by the river",
+    "new tree",
+    "large house sings",
+    "x",
+    "y z",
+]
 
 
 def encode(cfg: RunConfig) -> list[Encoded]:
@@ -158,9 +167,8 @@ def test_lower_precisions_learn_and_stay_near_fp32(tmp_path, precision):
     narrow = started(cfg, data)
     first = narrow.train_step(1, Position()).loss
     assert first == pytest.approx(wide.train_step(1, Position()).loss, rel=2e-2)
-    for step in range(2, 8):
-        last = narrow.train_step(step, Position(step - 1, 0)).loss
-    assert last < first
+    later = [narrow.train_step(step, Position(step - 1, 0)).loss for step in range(2, 8)]
+    assert later[-1] < first
     trained = {param.dtype for param in narrow.model.parameters() if param.requires_grad}
     assert trained == {torch.bfloat16 if "pure_bf16" in precision else torch.float32}
 
