@@ -21,7 +21,7 @@ help:
 	@echo "make demo       set up, fine-tune the embedded model, export it, ask it a question"
 	@echo "make test       set up, lint, types, import contracts, all tests"
 	@echo "make setup      fill .venv with what the demo and the tests need; .venv/bin/raytune is the command"
-	@echo "make format     sort imports and mend what ruff can mend"
+	@echo "make format     format, and mend what ruff can mend"
 	@echo "make lint | types | contracts | unit | clean"
 
 setup: $(READY)
@@ -58,6 +58,7 @@ test: setup lint types contracts unit
 
 lint: setup
 	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check --quiet . || { echo "Some files are not formatted: make format" >&2; exit 1; }
 
 types: setup
 	@$(BIN)/pyrefly check --python-interpreter-path $(BIN)/python
