@@ -37,8 +37,8 @@ def activation_bytes(shape: ModelShape, *, tokens: int, dtype_bytes: int, checkp
     """Bytes kept between forward and backward for one micro-batch of `tokens` padded tokens.
 
     Per layer and token: the inputs of both norms, of the attention and of the MLP projections, queries, keys, values
-    and the attention's output (about 10 hidden-size vectors), and the gate, up, activated and multiplied vectors of a gated
-    MLP (4 of the intermediate size). The logits count once in float32 with their gradient.
+    and the attention's output (about 10 hidden-size vectors), and the gate, up, activated and multiplied vectors of a
+    gated MLP (4 of the intermediate size). The logits count once in float32 with their gradient.
     Source: the accounting of Korthikanti et al. 2022, section 4.1, for a gated MLP and fused attention.
     """
     per_layer = shape.hidden if checkpointing else 10 * shape.hidden + 4 * shape.intermediate

@@ -63,7 +63,7 @@ def make_loop(
     state = state or TrainState()
     return Loop(
         LoopPlan(NUM_ROWS, BATCH, 3 * epochs, eval_names),
-        OutputConfig(**{"logging_steps": 2, "save_steps": 2, **(output or {})}),
+        OutputConfig.model_validate({"logging_steps": 2, "save_steps": 2, **(output or {})}),
         EvalConfig(**(evaluation or {})),
         trainer=trainer,
         monitor=FakeMonitor(),
