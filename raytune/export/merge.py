@@ -16,9 +16,10 @@ from raytune.data.template import Template, load_template
 from raytune.errors import ModelError
 from raytune.export.folder import claim, whole_folder
 from raytune.log import get_logger
-from raytune.models.adapters import adapter_path, attach, merge
+from raytune.models.adapters import attach, merge
 from raytune.models.dtypes import INFER_DTYPES
 from raytune.models.embedded import resolve_model_path
+from raytune.models.folder import adapter_path
 from raytune.models.loader import load_model
 from raytune.models.tokenizer import load_tokenizer
 

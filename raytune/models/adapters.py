@@ -16,12 +16,11 @@ from transformers.pytorch_utils import Conv1D
 from raytune.config.adapter import AdapterConfig
 from raytune.errors import ModelError
 from raytune.log import get_logger
-from raytune.models.embedded import first_line, folder_contents, resolve_model_path
+from raytune.models.embedded import first_line
+from raytune.models.folder import adapter_path
 from raytune.models.freeze import freeze_but_layers
 
 log = get_logger(__name__)
-
-_ADAPTER_CONFIG = "adapter_config.json"
 
 
 def attach(
@@ -70,22 +69,6 @@ def merge(model: Any) -> Any:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="All adapters are already merged")
         return model.merge_and_unload()
-
-
-def adapter_path(name: str, subfolder: str | None = None) -> Path:
-    """Return the local folder of an adapter, a path or a hub id. Raises ModelError when it holds none."""
-    folder = Path(resolve_model_path(name)) / (subfolder or "")
-    if folder.is_dir() and (folder / _ADAPTER_CONFIG).is_file():
-        return folder
-    contents = folder_contents(folder) if folder.is_dir() else []
-    checkpoints = [entry for entry in contents if (folder / entry / _ADAPTER_CONFIG).is_file()]
-    raise ModelError(
-        f"adapter folder '{folder}' has no {_ADAPTER_CONFIG}",
-        where=f"there is: {', '.join(contents) or 'nothing'}",
-        fix=f"Did you mean {folder / checkpoints[-1]}?"
-        if checkpoints
-        else "Give the output_dir of a lora run, or one of its checkpoints.",
-    )
 
 
 def _attach_lora(model: Any, cfg: AdapterConfig, *, is_trainable: bool, train_embeddings: bool) -> Any:

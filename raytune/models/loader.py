@@ -1,7 +1,6 @@
 """From the model's keys to a transformers model, ready for adapters and an engine."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,18 +12,13 @@ from transformers.utils.import_utils import is_flash_attn_2_available, is_flash_
 from raytune.config.model import ModelConfig
 from raytune.errors import ModelError
 from raytune.log import get_logger
-from raytune.models.embedded import first_line, folder_contents, resolve_model_path
+from raytune.models.embedded import first_line, resolve_model_path
+from raytune.models.folder import check_config, check_weights
 from raytune.models.rope import stretch_rope
 from raytune.models.vocab import grow_embeddings, grows_vocabulary
 
 log = get_logger(__name__)
 
-_WEIGHT_FILES = (
-    "model.safetensors",
-    "model.safetensors.index.json",
-    "pytorch_model.bin",
-    "pytorch_model.bin.index.json",
-)
 _LOAD_ERRORS = (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError, AttributeError, SafetensorError)
 _FLASH_ATTENTION: dict[str, tuple[str, Callable[[], bool]]] = {
     "fa2": ("flash_attention_2", is_flash_attn_2_available),
@@ -82,16 +76,7 @@ def upcast_head_output(model: Any) -> None:
 
 
 def _read_config(path: str, cfg: ModelConfig) -> Any:
-    contents = folder_contents(path)
-    if "config.json" not in contents:
-        adapter = "adapter_config.json" in contents
-        raise ModelError(
-            f"model folder '{path}' has no config.json",
-            where=f"there is: {', '.join(contents) or 'nothing'}",
-            fix="It is an adapter: name it in adapter_name_or_path, and its base in model_name_or_path."
-            if adapter
-            else "Give a folder in Hugging Face's format.",
-        )
+    check_config(path)
     try:
         return AutoConfig.from_pretrained(path, trust_remote_code=cfg.trust_remote_code)
     except _LOAD_ERRORS as error:
@@ -110,7 +95,7 @@ def _build(path: str, config: Any, cfg: ModelConfig, *, dtype: torch.dtype | Non
                 return AutoModelForCausalLM.from_config(config, **options)
         if cfg.train_from_scratch:
             return AutoModelForCausalLM.from_config(config, **options).eval()
-        _check_weights(path)
+        check_weights(path)
         model, report = AutoModelForCausalLM.from_pretrained(path, config=config, output_loading_info=True, **options)
     except _LOAD_ERRORS as error:
         raise ModelError(f"cannot load the model in '{path}': {first_line(error)}") from error
@@ -135,23 +120,6 @@ def _mend_generation_config(model: Any) -> None:
     generation = model.generation_config
     if generation is not None and any(value not in (None, 1.0) for value in (generation.temperature, generation.top_p)):
         generation.do_sample = True
-
-
-def _check_weights(path: str) -> None:
-    contents = folder_contents(path)
-    if not any(name in contents for name in _WEIGHT_FILES):
-        raise ModelError(
-            f"model folder '{path}' has no weights: none of {', '.join(_WEIGHT_FILES)}",
-            where=f"there is: {', '.join(contents)}",
-            fix="Copy the weight files into it, or set train_from_scratch: true to start from random ones.",
-        )
-    empty = [name for name in contents if name.endswith((".safetensors", ".bin")) and not _size(path, name)]
-    if empty:
-        raise ModelError(f"weight file {path}/{empty[0]} is empty", fix="Copy or download it again.")
-
-
-def _size(path: str, name: str) -> int:
-    return (Path(path) / name).stat().st_size
 
 
 def _check_complete(path: str, report: dict[str, Any]) -> None:
