@@ -18,13 +18,16 @@ from actors.group import TrainerGroup
 from actors.placement import Plan, make_plan
 from actors.scheduler import nodes, release, reserve
 from raytune.config.load import Resolved, dump
-from raytune.config.model import ModelConfig
 from raytune.config.rules import check_built, check_verb
 from raytune.config.run import RunConfig
+from raytune.data.sources import find_files, find_specs
+from raytune.data.template import check_vocabulary, read_template
 from raytune.engine.checkpoint import CheckpointStore, write_json
-from raytune.engine.output import Decision, open_output, publish_weights, write_results
+from raytune.engine.disk import writes_to
+from raytune.engine.output import Decision, claim_output, decide_start, publish_weights, write_results
 from raytune.log import configure, get_logger
 from raytune.models.embedded import resolve_model_path
+from raytune.models.folder import adapter_path, check_config, check_weights
 from raytune.monitors.base import Entry
 from raytune.monitors.build import build_monitors
 from raytune.monitors.model_card import write_model_card
@@ -53,8 +56,8 @@ def train(resolved: Resolved) -> Summary:
     if cfg.output.log_level != "passive":
         configure(level=cfg.output.log_level)
     folder = Path(str(cfg.output.output_dir))
-    _find_model(cfg.model)
-    decision = open_output(
+    check_inputs(cfg)
+    decision = decide_start(
         folder,
         _identity(cfg),
         overwrite=cfg.output.overwrite_output_dir,
@@ -62,7 +65,6 @@ def train(resolved: Resolved) -> Summary:
     )
     if decision.message:
         log.info(decision.message)
-    write_json(folder / "resolved_config.json", dump(cfg))
     started_local = connect(cfg.cluster, cpus=_cpus_wanted(cfg))
     try:
         return _run(cfg, folder, decision)
@@ -71,15 +73,28 @@ def train(resolved: Resolved) -> Summary:
             ray.shutdown()
 
 
-def _find_model(cfg: ModelConfig) -> None:
-    """Fail early, and make the embedded model or download once rather than on every rank."""
-    resolve_model_path(
-        cfg.model_name_or_path,
-        revision=cfg.model_revision,
-        cache_dir=cfg.cache_dir,
-        token=cfg.hf_hub_token,
-        weights=not cfg.train_from_scratch,
+def check_inputs(cfg: RunConfig) -> None:
+    """Fail before a cluster starts: model, adapters and data are there. Makes or downloads the model, once for all."""
+    if cfg.data.tokenized_path is None:
+        for spec in find_specs((*cfg.data.dataset, *cfg.data.eval_dataset), cfg.data.dataset_dir):
+            find_files(spec)
+    template = cfg.template.template
+    spells = None if template in (None, "auto") else read_template(str(template))
+    for name in cfg.adapter.adapter_name_or_path:
+        adapter_path(name, cfg.adapter.adapter_folder)
+    model = cfg.model
+    folder = resolve_model_path(
+        model.model_name_or_path,
+        revision=model.model_revision,
+        cache_dir=model.cache_dir,
+        token=model.hf_hub_token,
+        weights=not model.train_from_scratch,
     )
+    check_config(folder)
+    if not model.train_from_scratch:
+        check_weights(folder)
+    if spells is not None and not (model.add_tokens or model.add_special_tokens):
+        check_vocabulary(spells, Path(folder))
 
 
 def plan_of(cfg: RunConfig, *, has_gpus: bool) -> Plan:
@@ -124,10 +139,15 @@ def _run(cfg: RunConfig, folder: Path, decision: Decision) -> Summary:
             ", recomputing activations" if facts.checkpointing else "",
         )
         log.info("ready after %.1f s", time.monotonic() - started)
-        return _train(cfg, folder, group, loop_plan, state)
+        claim_output(folder, _identity(cfg), decision)
+        with writes_to(folder):
+            write_json(folder / "resolved_config.json", dump(cfg))
+            return _train(cfg, folder, group, loop_plan, state)
     finally:
         if group is not None:
             group.shutdown()
+        # What a failed save left behind; the ranks that wrote it are gone.
+        CheckpointStore(folder).sweep_staging()
         release(reservation)
 
 

@@ -94,14 +94,26 @@ def list_files(spec: DatasetSpec) -> list[SourceFile]:
 
     Raises: DataError for a missing file, an empty folder, mixed or unknown kinds, or a source that is not built.
     """
+    if spec.source.kind == "hf_hub":
+        named = json.dumps([spec.source.location, spec.subset, spec.split, spec.folder])
+        digest = hashlib.sha256(named.encode()).hexdigest()
+        return [SourceFile(spec.source.location, "hub", digest, spec)]
+    return [SourceFile(str(file), _kind(file, spec), _digest(file), spec) for file in find_files(spec)]
+
+
+def find_files(spec: DatasetSpec) -> list[Path]:
+    """Return the local files of a data set (none for one of a hub) without reading them.
+
+    Raises: as list_files.
+    """
     match spec.source.kind:
         case "file":
-            path = Path(spec.dataset_dir) / spec.source.location
-            return [SourceFile(str(file), _kind(file, spec), _digest(file), spec) for file in _files(path, spec)]
+            files = _files(Path(spec.dataset_dir) / spec.source.location, spec)
+            for file in files:
+                _kind(file, spec)
+            return files
         case "hf_hub":
-            named = json.dumps([spec.source.location, spec.subset, spec.split, spec.folder])
-            digest = hashlib.sha256(named.encode()).hexdigest()
-            return [SourceFile(spec.source.location, "hub", digest, spec)]
+            return []
         case kind:
             raise DataError(
                 f"data set '{spec.name}' comes from a {kind} source, which is not built yet",

@@ -169,11 +169,34 @@ def _own(tokenizer: PreTrainedTokenizerBase) -> Template:
 def _check_fit(template: Template, tokenizer: PreTrainedTokenizerBase) -> None:
     missing = [token for token in template.tokens if _single_id(token, tokenizer) is None]
     if missing:
-        raise DataError(
-            f"template '{template.name}' does not fit the tokenizer of {tokenizer.name_or_path or 'this model'}: "
-            f"{', '.join(missing)} would be cut into pieces",
-            fix="Use template: auto, or add them with add_special_tokens and resize_vocab: true.",
-        )
+        raise _misfit(template, tokenizer.name_or_path or "this model", missing)
+
+
+def check_vocabulary(template: Template, folder: Path) -> None:
+    """The same check in milliseconds, for a model folder whose tokenizer.json is the whole vocabulary.
+
+    Raises: DataError when a special token of the template is not in it. A folder without that file passes.
+    """
+    from tokenizers import Tokenizer
+
+    file = folder / "tokenizer.json"
+    if not template.tokens or not file.is_file():
+        return
+    vocabulary = Tokenizer.from_file(str(file))
+    # Tokens may also stand in tokenizer_config.json alone.
+    beside = folder / "tokenizer_config.json"
+    more = beside.read_text(encoding="utf-8") if beside.is_file() else ""
+    missing = [token for token in template.tokens if vocabulary.token_to_id(token) is None and token not in more]
+    if missing:
+        raise _misfit(template, str(folder), missing)
+
+
+def _misfit(template: Template, owner: str, missing: Sequence[str]) -> DataError:
+    return DataError(
+        f"template '{template.name}' does not fit the tokenizer of {owner}: {', '.join(missing)} would be cut into "
+        "pieces",
+        fix="Use template: auto, or add them with add_special_tokens and resize_vocab: true.",
+    )
 
 
 def _single_id(token: str, tokenizer: PreTrainedTokenizerBase) -> int | None:

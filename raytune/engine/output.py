@@ -1,16 +1,21 @@
 """The output folder of a run: whose it is, whether to go on in it, and what is left in it at the end."""
 
+import errno
 import json
+import os
 import shutil
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from raytune.engine.checkpoint import MANIFEST, CheckpointStore, verify, write_json
+from raytune.engine.disk import cannot_write, is_full, nearest, writes_to
 from raytune.errors import CheckpointError, ConfigError
 
 _RUN_FILE = "run.json"
 _OURS = ("checkpoint-*", ".staging-*", "trainer_log.jsonl", "trainer_state.json", "*_results.json", "runs", _RUN_FILE)
+# What a run would be missed for; a folder with none of them may be taken by another run.
+_RESULTS = ("checkpoint-*", "*.safetensors", "*_results.json")
 # Parts of a checkpoint that serve resuming alone and are not part of the finished model.
 _STATE_FILES = {MANIFEST, "trainer_state.json", "small_state.json", "optimizer"}
 
@@ -20,37 +25,69 @@ Identity = dict[str, str]
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """How a run starts. Example: Decision(Path("saves/a/checkpoint-40"), "resuming from saves/a/checkpoint-40 ...")"""
+    """How a run starts. `clears`: what an earlier run left in the folder goes first.
+
+    Example: Decision(Path("saves/a/checkpoint-40"), "resuming from saves/a/checkpoint-40 ...")
+    """
 
     checkpoint: Path | None
     message: str | None
+    clears: bool = False
 
 
-def open_output(folder: Path, identity: Identity, *, overwrite: bool, resume: str | bool | None) -> Decision:
-    """Claim `folder` for the run and decide where it starts.
+def decide_start(folder: Path, identity: Identity, *, overwrite: bool, resume: str | bool | None) -> Decision:
+    """Decide where a run starts; nothing is written, so that a run which fails early leaves no trace.
 
-    LLaMA-Factory's rule, said aloud: a folder with a checkpoint of this run is resumed unless `overwrite` is set; a
-    folder with something else in it is refused.
+    LLaMA-Factory's rule, said aloud: a folder with a checkpoint of this run is resumed unless `overwrite` is set, and
+    an explicit `resume` wins over `overwrite`; a folder with something else in it is refused.
 
     Args: resume: `resume_from_checkpoint`: a path, True or "auto" for the newest one, False for none, None for auto.
     """
-    store = CheckpointStore(folder)
-    if overwrite:
-        _clear(folder)
-    elif not _belongs_to(folder, identity):
+    _check_writable(folder)
+    if not overwrite and not _belongs_to(folder, identity):
         raise ConfigError(
             f"output_dir {folder} is not empty and holds no run of raytune",
             fix="Name another output_dir, or set overwrite_output_dir: true.",
         )
-    folder.mkdir(parents=True, exist_ok=True)
-    store.sweep_staging()
-    decision = _decide(store, resume)
-    write_json(folder / _RUN_FILE, identity)
-    return decision
+    if overwrite and not _resumes_inside(folder, resume):
+        outside = _decide(CheckpointStore(folder), resume) if _is_path(resume) else Decision(None, None)
+        return replace(outside, clears=True)
+    return _decide(CheckpointStore(folder), resume)
+
+
+def claim_output(folder: Path, identity: Identity, decision: Decision) -> None:
+    """Make `folder` this run's own, once it is ready to train. Raises CheckpointError when it cannot be written."""
+    with writes_to(folder):
+        if decision.clears:
+            _clear(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        CheckpointStore(folder).sweep_staging()
+        write_json(folder / _RUN_FILE, identity)
+
+
+def _check_writable(folder: Path) -> None:
+    above = nearest(folder)
+    if not above.is_dir():
+        raise ConfigError(f"output_dir {folder} cannot be made: {above} is a file", fix="Name another output_dir.")
+    if not os.access(above, os.W_OK | os.X_OK):
+        raise ConfigError(f"output_dir {folder} cannot be written: no permission in {above}", fix="Name another one.")
+    if is_full(above):
+        raise cannot_write(folder, OSError(errno.ENOSPC, "no space left"))
+
+
+def _is_path(resume: str | bool | None) -> bool:
+    return isinstance(resume, str) and resume not in ("auto", "true", "false")
+
+
+def _resumes_inside(folder: Path, resume: str | bool | None) -> bool:
+    """Whether the user asks to go on from what the folder itself holds."""
+    if isinstance(resume, str) and _is_path(resume):
+        return Path(resume).absolute().is_relative_to(folder.absolute())
+    return resume in (True, "true", "auto")
 
 
 def _decide(store: CheckpointStore, resume: str | bool | None) -> Decision:
-    if isinstance(resume, str) and resume not in ("auto", "true", "false"):
+    if isinstance(resume, str) and _is_path(resume):
         verify(Path(resume))
         return Decision(Path(resume), f"resuming from {resume}")
     latest = store.latest()
@@ -77,15 +114,25 @@ def _belongs_to(folder: Path, identity: Identity) -> bool:
         return True
     if not (folder / _RUN_FILE).is_file():
         return False
-    there = json.loads((folder / _RUN_FILE).read_text())
+    there = _read_run(folder / _RUN_FILE)
     differing = [key for key in identity if there.get(key) != identity[key]]
-    if differing:
+    if differing and any(next(folder.glob(pattern), None) for pattern in _RESULTS):
         what = ", ".join(f"{key} was {there.get(key)}, is now {identity[key]}" for key in differing)
         raise ConfigError(
             f"output_dir {folder} belongs to another run: {what}",
             fix="Name another output_dir, or set overwrite_output_dir: true.",
         )
     return True
+
+
+def _read_run(path: Path) -> Identity:
+    try:
+        return dict(json.loads(path.read_text()))
+    except (OSError, ValueError, TypeError) as error:
+        raise ConfigError(
+            f"cannot tell whose run is in output_dir {path.parent}: {path.name} cannot be read ({error})",
+            fix="Name another output_dir, or set overwrite_output_dir: true.",
+        ) from None
 
 
 def _clear(folder: Path) -> None:

@@ -26,6 +26,7 @@ from raytune.data.store import RowStore
 from raytune.engine.base import Engine, Loss, NonFiniteGradient
 from raytune.engine.build import ENGINES, autocast_dtype, choose_engine, compute_dtype, trainable_dtype
 from raytune.engine.checkpoint import write_json
+from raytune.engine.disk import writes_to
 from raytune.engine.memory import ModelShape, activation_bytes, needs_checkpointing
 from raytune.errors import TrainError
 from raytune.log import get_logger
@@ -192,11 +193,12 @@ class RankTrainer:
 
     def save(self, folder: Path, *, with_state: bool) -> None:
         """Write weights (rank 0) and optimizer shards (every rank) into `folder`. Collective."""
-        save_weights(self.engine, folder, tokenizer=self.tokenizer if self.rank == 0 else None)
-        if with_state:
-            self.engine.save_state(folder / _OPTIMIZER)
-            if self.rank == 0:
-                write_json(folder / _SMALL_STATE, self.engine.small_state())
+        with writes_to(folder):
+            save_weights(self.engine, folder, tokenizer=self.tokenizer if self.rank == 0 else None)
+            if with_state:
+                self.engine.save_state(folder / _OPTIMIZER)
+                if self.rank == 0:
+                    write_json(folder / _SMALL_STATE, self.engine.small_state())
 
     def rows_at(self, position: Position) -> Indices:
         """Row numbers of the global batch that begins at `position`."""

@@ -1,10 +1,17 @@
 import pytest
 
 from raytune.engine.checkpoint import CheckpointStore
-from raytune.engine.output import open_output, publish_weights
+from raytune.engine.output import Decision, claim_output, decide_start, publish_weights
 from raytune.errors import CheckpointError, ConfigError
 
 RUN = {"model_name_or_path": "m", "stage": "sft", "dataset": "d"}
+
+
+def open_output(folder, identity, *, overwrite, resume) -> Decision:
+    """What a run does: decide first, claim the folder once it is ready."""
+    decision = decide_start(folder, identity, overwrite=overwrite, resume=resume)
+    claim_output(folder, identity, decision)
+    return decision
 
 
 def with_checkpoint(folder, step=4):
@@ -77,3 +84,40 @@ def test_published_weights_leave_the_resume_state_behind(tmp_path):
         (source / name).write_text(name)
     publish_weights(source, target)
     assert [path.name for path in target.iterdir()] == ["adapter_model.safetensors"]
+
+
+def test_deciding_writes_nothing(tmp_path):
+    with_checkpoint(tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    decide_start(tmp_path / "new" / "run", RUN, overwrite=False, resume=None)
+    assert decide_start(tmp_path, {**RUN, "dataset": "other"}, overwrite=True, resume=None).clears
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_folder_whose_run_left_nothing_may_be_taken(tmp_path):
+    """A run that failed at its data must not lock the folder against the corrected run."""
+    open_output(tmp_path, {**RUN, "dataset": "tpyo"}, overwrite=False, resume=None)
+    assert open_output(tmp_path, RUN, overwrite=False, resume=None).checkpoint is None
+
+
+@pytest.mark.parametrize("resume", [True, "auto", "path"])
+def test_an_explicit_resume_wins_over_overwriting(tmp_path, resume):
+    """As in LLaMA-Factory, whose examples all set overwrite_output_dir."""
+    with_checkpoint(tmp_path)
+    given = str(tmp_path / "checkpoint-4") if resume == "path" else resume
+    decision = open_output(tmp_path, RUN, overwrite=True, resume=given)
+    assert decision.checkpoint == tmp_path / "checkpoint-4"
+    assert CheckpointStore(tmp_path).steps() == [4]
+
+
+def test_an_output_dir_below_a_file_is_refused(tmp_path):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(ConfigError, match="is a file"):
+        decide_start(tmp_path / "file" / "out", RUN, overwrite=False, resume=None)
+
+
+def test_a_damaged_run_file_is_named(tmp_path):
+    with_checkpoint(tmp_path)
+    (tmp_path / "run.json").write_text("{")
+    with pytest.raises(ConfigError, match=r"run\.json cannot be read"):
+        decide_start(tmp_path, RUN, overwrite=False, resume=None)
