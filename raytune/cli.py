@@ -2,12 +2,16 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from raytune import __version__, log
 from raytune.errors import RaytuneError
+
+if TYPE_CHECKING:
+    from raytune.config.rules import Verb
+    from raytune.config.run import RunConfig
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Fine-tune, align and serve language models on Ray.")
 config_app = typer.Typer(no_args_is_help=True, help="Look at keys and resolved configs.")
@@ -23,9 +27,11 @@ Overrides = Annotated[list[str] | None, typer.Argument(help="key=value or --key 
 @app.command(context_settings=_PASS_THROUGH)
 def train(file: File, overrides: Overrides = None) -> None:
     """Run a training stage."""
+    # First the config: a slip in it is answered before anything heavy is imported.
+    resolved = _load(file, overrides)
     from raytune.launch import train as run
 
-    summary = run(_load(file, overrides))
+    summary = run(resolved)
     if summary.interrupted:
         typer.echo(f"Interrupted and saved in {summary.folder}. The same command goes on from there.", err=True)
         raise typer.Exit(1)
@@ -35,17 +41,19 @@ def train(file: File, overrides: Overrides = None) -> None:
 @app.command(context_settings=_PASS_THROUGH)
 def plan(file: File, overrides: Overrides = None) -> None:
     """Print what a run would need and where it would go, without starting anything."""
+    resolved = _load(file, overrides)
     from raytune.plan import describe_plan
 
-    typer.echo(describe_plan(_load(file, overrides)))
+    typer.echo(describe_plan(resolved))
 
 
 @app.command(context_settings=_PASS_THROUGH)
 def export(file: File, overrides: Overrides = None) -> None:
     """Merge adapters and write the finished model."""
+    cfg = _ready(file, overrides, "export")
     from raytune.export.merge import export_model
 
-    typer.echo(f"Exported to {export_model(_load(file, overrides).config)}", err=True)
+    typer.echo(f"Exported to {export_model(cfg)}", err=True)
 
 
 @app.command(context_settings=_PASS_THROUGH)
@@ -56,9 +64,10 @@ def chat(
     system: Annotated[str | None, typer.Option(help="System prompt.")] = None,
 ) -> None:
     """Talk with a model in the terminal."""
+    cfg = _ready(file, overrides, "chat")
     from raytune.chat import run_chat
 
-    run_chat(_load(file, overrides).config, message, system)
+    run_chat(cfg, message, system)
 
 
 @data_app.command("show", context_settings=_PASS_THROUGH)
@@ -69,13 +78,10 @@ def data_show(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a row.")] = False,
 ) -> None:
     """Print prepared rows: decoded text with the trained tokens marked."""
-    from raytune.config.rules import check_built, check_verb
+    cfg = _ready(file, overrides, "data")
     from raytune.data.show import show_rows
     from raytune.models.tokenizer import load_tokenizer
 
-    cfg = _load(file, overrides).config
-    check_built(cfg, "data")
-    check_verb(cfg, "data")
     show_rows(cfg, load_tokenizer(cfg.model), rows=rows, as_json=as_json)
 
 
@@ -108,6 +114,16 @@ def _load(file: Path, overrides: list[str] | None):
     for warning in resolved.warnings:
         typer.echo(f"warning: {warning}", err=True)
     return resolved
+
+
+def _ready(file: Path, overrides: list[str] | None, verb: "Verb") -> "RunConfig":
+    """A config that has what a verb needs, checked before the verb's libraries are imported."""
+    from raytune.config.rules import check_built, check_verb
+
+    cfg = _load(file, overrides).config
+    check_built(cfg, verb)
+    check_verb(cfg, verb)
+    return cfg
 
 
 def _say_summary(folder: Path, results: dict[str, dict[str, float | int]]) -> None:
