@@ -4,6 +4,7 @@ Everything here is a pure function of (lengths, seed, position): every rank comp
 the row store, nothing is sent, and a resumed run sees the batch that would have come.
 """
 
+import heapq
 import math
 from dataclasses import dataclass
 
@@ -14,6 +15,10 @@ from raytune.config.train import TrainConfig
 
 Indices = npt.NDArray[np.int64]
 
+PAD_MULTIPLE = 8
+"""Padded widths are multiples of this: matrix kernels are faster on them."""
+
+_MAX_MICRO_ROWS = 256
 _LENGTH_GROUP = 50
 """How many global batches `group_by_length` sorts together (the window Hugging Face's sampler uses)."""
 
@@ -76,51 +81,72 @@ def epoch_order(lengths: Indices, *, epoch: int, seed: int, shuffle: bool, group
 
 
 def split_batch(
-    rows: Indices, lengths: Indices, *, num_ranks: int, micro_rows: int, max_tokens: int | None = None
+    rows: Indices,
+    lengths: Indices,
+    *,
+    num_ranks: int,
+    micro_rows: int,
+    max_tokens: int | None = None,
+    fixed_tokens: int = 0,
 ) -> list[list[Indices]]:
     """Cut one global batch into micro-batches and deal them to the ranks.
 
-    Rows of similar length share a micro-batch, so little is padded; micro-batches are dealt from the costliest on, back
-    and forth over the ranks, so that all ranks work about as long. The loss does not depend on the cut, because it is
-    normalised over the whole global batch.
+    Rows are dealt so that all ranks get about as many tokens, and rows of similar length share a micro-batch, so that
+    little is padded. The loss does not depend on the cut, because it is normalised over the whole global batch.
 
     Args: rows: row numbers [B]. lengths: tokens of every row of the data set. micro_rows: rows per micro-batch.
     max_tokens: padded tokens per micro-batch; replaces `micro_rows` when given (a longer row stands alone).
+    fixed_tokens: what a micro-batch costs beside its tokens, counted in tokens; used with `max_tokens`.
     Returns: for each rank its micro-batches; all ranks have equally many, some of which may be empty (collective
     operations of sharded models must match).
     """
     by_length = rows[np.argsort(-lengths[rows], kind="stable")]
-    if max_tokens is None:
-        micro = _chunks(by_length, _even_rows(len(rows), num_ranks, micro_rows))
-    else:
-        micro = _token_chunks(by_length, lengths, max_tokens)
-    ranks: list[list[Indices]] = [[] for _ in range(num_ranks)]
-    for start in range(0, len(micro), num_ranks):
-        deal = micro[start : start + num_ranks]
-        order = range(num_ranks) if (start // num_ranks) % 2 == 0 else range(num_ranks - 1, -1, -1)
-        for rank, part in zip(order, deal, strict=False):
-            ranks[rank].append(part)
+    ranks = []
+    for share in _deal(by_length, lengths, num_ranks):
+        if max_tokens is None:
+            ranks.append(_chunks(share, micro_rows))
+        else:
+            ranks.append(_cheapest_chunks(share, lengths, max_tokens, fixed_tokens))
     depth = max(len(parts) for parts in ranks)
     empty = np.empty(0, dtype=np.int64)
     return [parts + [empty] * (depth - len(parts)) for parts in ranks]
 
 
-def _even_rows(num_rows: int, num_ranks: int, micro_rows: int) -> int:
-    """Rows per micro-batch, at most `micro_rows`, so that a short last batch still gives every rank its share."""
-    return max(1, min(micro_rows, math.ceil(num_rows / num_ranks)))
+def _deal(by_length: Indices, lengths: Indices, num_ranks: int) -> list[Indices]:
+    """Give each row, longest first, to the rank with the fewest tokens (longest-processing-time rule, Graham 1969)."""
+    shares: list[list[int]] = [[] for _ in range(num_ranks)]
+    loads = [(0, rank) for rank in range(num_ranks)]
+    for row in by_length:
+        load, rank = heapq.heappop(loads)
+        shares[rank].append(int(row))
+        heapq.heappush(loads, (load + int(lengths[row]), rank))
+    return [np.array(share, dtype=np.int64) for share in shares]
 
 
 def _chunks(rows: Indices, size: int) -> list[Indices]:
     return [rows[start : start + size] for start in range(0, len(rows), size)]
 
 
-def _token_chunks(by_length: Indices, lengths: Indices, max_tokens: int) -> list[Indices]:
-    # Rows come longest first, so the first row of a chunk is its padded width.
-    chunks: list[Indices] = []
-    start = 0
-    while start < len(by_length):
-        width = max(int(lengths[by_length[start]]), 1)
-        size = max(max_tokens // width, 1)
-        chunks.append(by_length[start : start + size])
-        start += size
-    return chunks
+def _cheapest_chunks(by_length: Indices, lengths: Indices, max_tokens: int, fixed_tokens: int) -> list[Indices]:
+    """Cut rows that come longest first where padding would cost more than one more micro-batch.
+
+    Dynamic programming over the last cut: cost[j] = min over i of cost[i] + fixed + width(i) * (j - i), where the row
+    after cut i, the longest of its chunk, is the padded width.
+    """
+    num_rows = len(by_length)
+    widths = np.maximum(-(-lengths[by_length] // PAD_MULTIPLE) * PAD_MULTIPLE, 1)
+    cost = np.zeros(num_rows + 1)
+    cut = np.zeros(num_rows + 1, dtype=np.int64)
+    for end in range(1, num_rows + 1):
+        starts = np.arange(max(end - _MAX_MICRO_ROWS, 0), end)
+        padded = widths[starts] * (end - starts)
+        fits = (padded <= max_tokens) | (starts == end - 1)
+        total = np.where(fits, cost[starts] + fixed_tokens + padded, np.inf)
+        best = int(np.argmin(total))
+        cost[end], cut[end] = total[best], starts[best]
+    chunks = []
+    end = num_rows
+    while end > 0:
+        chunks.append(by_length[cut[end] : end])
+        end = int(cut[end])
+    return chunks[::-1]

@@ -49,7 +49,37 @@ def test_every_row_goes_to_exactly_one_rank(num_rows, num_ranks, micro_rows, max
         if max_tokens is None:
             assert len(part) <= micro_rows
         elif len(part) > 1:
-            assert int(lengths[part].max()) * len(part) <= max_tokens
+            assert -(-int(lengths[part].max()) // 8) * 8 * len(part) <= max_tokens
+
+
+def test_ranks_get_about_as_many_tokens():
+    lengths = np.random.default_rng(3).integers(10, 500, size=64)
+    ranks = split_batch(np.arange(64), lengths, num_ranks=4, micro_rows=2)
+    loads = [sum(int(lengths[part].sum()) for part in parts) for parts in ranks]
+    # Graham's bound: no rank is more than one row over the mean.
+    assert max(loads) <= sum(loads) / 4 + lengths.max()
+    assert max(loads) - min(loads) < 0.05 * max(loads)
+
+
+def padded_cost(chunks: list[list[int]], fixed: int) -> int:
+    return sum(fixed + -(-max(chunk) // 8) * 8 * len(chunk) for chunk in chunks)
+
+
+@given(st.lists(st.integers(1, 80), min_size=1, max_size=8), st.integers(0, 60))
+def test_the_cut_is_the_cheapest_of_all(row_lengths, fixed):
+    lengths = np.array(row_lengths)
+    limit = 160
+    parts = split_batch(
+        np.arange(len(lengths)), lengths, num_ranks=1, micro_rows=1, max_tokens=limit, fixed_tokens=fixed
+    )[0]
+    ordered = sorted(row_lengths, reverse=True)
+    every = []
+    for cuts in itertools.product([False, True], repeat=len(ordered) - 1):
+        bounds = [0, *(i + 1 for i, cut in enumerate(cuts) if cut), len(ordered)]
+        chunks = [ordered[a:b] for a, b in itertools.pairwise(bounds)]
+        if all(padded_cost([chunk], 0) <= limit or len(chunk) == 1 for chunk in chunks):
+            every.append(padded_cost(chunks, fixed))
+    assert padded_cost([lengths[part].tolist() for part in parts], fixed) == min(every)
 
 
 def test_a_short_last_batch_still_gives_every_rank_a_share():
