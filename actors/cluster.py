@@ -33,7 +33,8 @@ def connect(cfg: ClusterConfig, *, cpus: float) -> bool:
             f"the run needs {cpus:g} CPUs, this machine has {cores}",
             fix="Lower num_workers or cpus_per_worker, or name a cluster with ray_address.",
         )
-    ray.init(num_cpus=max(cores, math.ceil(cpus)), include_dashboard=False, **options)
+    # Without "local" Ray would join whatever cluster somebody started on this machine.
+    ray.init("local", num_cpus=max(cores, math.ceil(cpus)), include_dashboard=False, **options)
     return True
 
 
