@@ -1,25 +1,37 @@
 """Folders between nodes that share no file system: through Ray's object store, in pieces of bounded size.
 
 The driver's node holds the run's output, its checkpoints and the prepared data. A rank elsewhere reads them from, and
-writes them to, one FileServer actor pinned to that node.
+writes them to, one FileServer actor pinned to that node; ranks of one node share what was fetched.
 """
 
+import hashlib
 import os
 import shutil
 import tempfile
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import ray
+from filelock import FileLock
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 _PIECE = 64 * 1024 * 1024
 _DEADLINE = 600.0
+_FETCH_DEADLINE = 3600.0
 
 
 class FileServer:
-    """Reads and writes files of the node it runs on."""
+    """Reads and writes files of the node it runs on, and counts their bytes."""
+
+    def __init__(self) -> None:
+        self._sent = self._received = 0
+
+    def traffic(self) -> tuple[int, int]:
+        """Bytes that other nodes read, and that they wrote."""
+        return self._sent, self._received
 
     def listing(self, folder: Path) -> list[tuple[str, int]]:
         """Relative name and size of every file below `folder`."""
@@ -29,7 +41,9 @@ class FileServer:
         """At most one piece of a file, from byte `start`."""
         with path.open("rb") as file:
             file.seek(start)
-            return file.read(_PIECE)
+            piece = file.read(_PIECE)
+        self._sent += len(piece)
+        return piece
 
     def write(self, path: Path, start: int, piece: bytes) -> None:
         """Put a piece at byte `start`; the folder is made when it is missing."""
@@ -39,36 +53,82 @@ class FileServer:
             file.write(piece)
             file.flush()
             os.fsync(file.fileno())
+        self._received += len(piece)
 
 
-def start_file_server() -> Any:
-    """Start the FileServer on this process's node."""
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    actor = ray.remote(FileServer).options(num_cpus=0, scheduling_strategy=here, max_restarts=3, max_task_retries=3)
-    return actor.remote()
+# Made by actors.group, read by every rank.
+@dataclass(frozen=True, slots=True)
+class Courier:
+    """How a rank reaches the files of the driver's node.
+
+    Example: Courier(server=<actor handle>, home="4f1c...", shared=False, token="9d02...")
+    """
+
+    server: Any
+    home: str
+    shared: bool
+    token: str
+
+    @classmethod
+    def start(cls, *, shared: bool) -> "Courier":
+        """Start the FileServer on this process's node. Args: shared: every node sees the same file system."""
+        home = ray.get_runtime_context().get_node_id()
+        here = NodeAffinitySchedulingStrategy(home, soft=False)
+        actor = ray.remote(FileServer).options(num_cpus=0, scheduling_strategy=here, max_restarts=3, max_task_retries=3)
+        return cls(actor.remote(), home, shared, uuid4().hex)
+
+    @property
+    def away(self) -> bool:
+        """Whether this process cannot see the files of the driver's node."""
+        return self.is_away(ray.get_runtime_context().get_node_id())
+
+    def is_away(self, node: str) -> bool:
+        return not self.shared and node != self.home
+
+    def fetch(self, folder: Path) -> Path:
+        """Return `folder` where it can be seen from here, else a copy of it that all ranks of this node share."""
+        if not self.away:
+            return folder
+        kept = self._kept()
+        kept.mkdir(mode=0o700, exist_ok=True)
+        local = kept / hashlib.sha256(str(folder).encode()).hexdigest()[:16]
+        with FileLock(f"{local}.lock", timeout=_FETCH_DEADLINE):
+            if not local.exists():
+                partial = local.with_suffix(".partial")
+                shutil.rmtree(partial, ignore_errors=True)
+                _fetch(self.server, folder, partial)
+                partial.rename(local)
+        return local
+
+    def send(self, folder: Path, fill: Callable[[Path], None]) -> None:
+        """Let `fill` write into `folder`, or into a temporary one whose files then travel there."""
+        if not self.away:
+            fill(folder)
+            return
+        local = Path(tempfile.mkdtemp(prefix="raytune-"))
+        try:
+            fill(local)
+            for path in sorted(p for p in local.rglob("*") if p.is_file()):
+                _send_file(self.server, path, folder / path.relative_to(local))
+        finally:
+            shutil.rmtree(local, ignore_errors=True)
+
+    def forget(self) -> None:
+        """Delete what was fetched to this node."""
+        shutil.rmtree(self._kept(), ignore_errors=True)
+
+    def _kept(self) -> Path:
+        return Path(tempfile.gettempdir()) / f"raytune-{self.token}"
 
 
-def fetch_folder(server: Any, folder: Path) -> Path:
-    """Copy a folder of the server's node into a temporary folder of this node and return it."""
-    local = Path(tempfile.mkdtemp(prefix="raytune-"))
+def _fetch(server: Any, folder: Path, local: Path) -> None:
+    local.mkdir()
     for name, size in ray.get(server.listing.remote(folder), timeout=_DEADLINE):
         target = local / name
         target.parent.mkdir(parents=True, exist_ok=True)
         with target.open("wb") as file:
             for start in range(0, size, _PIECE):
                 file.write(ray.get(server.read.remote(folder / name, start), timeout=_DEADLINE))
-    return local
-
-
-def send_folder(server: Any, folder: Path, fill: Callable[[Path], None]) -> None:
-    """Let `fill` write into a temporary folder here, then copy what it wrote into `folder` on the server's node."""
-    local = Path(tempfile.mkdtemp(prefix="raytune-"))
-    try:
-        fill(local)
-        for path in sorted(p for p in local.rglob("*") if p.is_file()):
-            _send_file(server, path, folder / path.relative_to(local))
-    finally:
-        shutil.rmtree(local, ignore_errors=True)
 
 
 def _send_file(server: Any, source: Path, target: Path) -> None:

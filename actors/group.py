@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ray
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from actors.files import start_file_server
+from actors.files import Courier
 from actors.placement import Plan
 from actors.trainer import TrainerWorker, died
 from raytune.config.run import RunConfig
@@ -41,8 +41,8 @@ class TrainerGroup:
     def __init__(self, cfg: RunConfig, plan: Plan, group: PlacementGroup) -> None:
         self._timeout = cfg.cluster.ddp_timeout
         indices = plan.of_role("trainer")
-        home = ray.get_runtime_context().get_node_id()
-        self._files = start_file_server()
+        self._courier = Courier.start(shared=cfg.cluster.storage_path is not None)
+        self._away: list[Any] = []
         self._workers: list[Any] = []
         for rank, index in enumerate(indices):
             bundle = plan.bundles[index]
@@ -51,10 +51,7 @@ class TrainerGroup:
                 num_gpus=bundle.gpus,
                 scheduling_strategy=PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=index),
             )
-            shared = cfg.cluster.storage_path is not None
-            self._workers.append(
-                actor.remote(cfg, rank=rank, world_size=len(indices), home=home, files=self._files, shared=shared)
-            )
+            self._workers.append(actor.remote(cfg, rank=rank, world_size=len(indices), courier=self._courier))
         self._nodes = [f"rank {rank}" for rank in range(len(indices))]
         self._rendezvous(cfg)
 
@@ -63,6 +60,11 @@ class TrainerGroup:
         places = self._all("start", lambda w: w.where.remote(), timeout=_START_DEADLINE)
         self._nodes = [address for _, address, _ in places]
         ranks_on = Counter(node for node, _, _ in places)
+        self._away = [w for w, (node, _, _) in zip(self._workers, places, strict=True) if self._courier.is_away(node)]
+        if len(ranks_on) > 1 or self._away:
+            shown = ", ".join(f"rank {rank} on {address}" for rank, address in enumerate(self._nodes))
+            travel = "; files travel between them and this node" if self._away else ""
+            log.info("%s nodes: %s%s", len(ranks_on), shown, travel)
         cluster = cfg.cluster
         port = int(cluster.master_port or 0)
         host, port = self._wait("open the rendezvous", [self._workers[0].open_store.remote(cluster.master_addr, port)])[
@@ -120,8 +122,20 @@ class TrainerGroup:
                 log.log(level, text if rank == 0 else f"[rank {rank}] {text}")
 
     def shutdown(self) -> None:
-        for actor in [*self._workers, self._files]:
+        if self._away:
+            self._clear_away()
+        for actor in [*self._workers, self._courier.server]:
             ray.kill(actor)
+
+    def _clear_away(self) -> None:
+        """Have other nodes delete their copies, as far as they still answer."""
+        refs = [worker.close.remote() for worker in self._away]
+        ray.wait(refs, num_returns=len(refs), timeout=_GRACE)
+        try:
+            sent, received = ray.get(self._courier.server.traffic.remote(), timeout=_GRACE)
+        except (RayActorError, GetTimeoutError):
+            return
+        log.info("%s bytes of files went to other nodes, %s bytes came from them", f"{sent:,}", f"{received:,}")
 
     def _all(self, what: str, call: Callable[[Any], Any], *, timeout: float | None = None) -> list[Any]:
         return self._wait(what, [call(worker) for worker in self._workers], timeout=timeout)

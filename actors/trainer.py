@@ -6,11 +6,11 @@ import os
 import socket
 import traceback
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import ray
 
-from actors.files import FileServer, fetch_folder, send_folder
+from actors.files import Courier
 from raytune import log as raytune_log
 from raytune.config.run import RunConfig
 from raytune.data.batches import Position
@@ -38,14 +38,12 @@ class TrainerWorker:
 
     Torch is imported inside the methods: the driver imports this module too, and starts faster without it.
 
-    Args: home: the driver's node id; files of ranks elsewhere travel through `files`, unless `shared` says that every
-    node sees the same file system.
+    Args: courier: the way to the files of the driver's node.
     """
 
-    def __init__(self, cfg: RunConfig, *, rank: int, world_size: int, home: str, files: Any, shared: bool) -> None:
+    def __init__(self, cfg: RunConfig, *, rank: int, world_size: int, courier: Courier) -> None:
         self._cfg, self._rank, self._world_size = cfg, rank, world_size
-        self._away = not shared and ray.get_runtime_context().get_node_id() != home
-        self._files: FileServer = files
+        self._courier = courier
         raytune_log.configure(rank=rank)
         self._recorder = _Recorder()
         logging.getLogger("raytune").addHandler(self._recorder)
@@ -88,16 +86,14 @@ class TrainerWorker:
     def build(self, checkpoint: Path | None) -> None:
         from raytune.stages.rank import RankTrainer
 
-        if checkpoint is not None and self._away:
-            checkpoint = fetch_folder(self._files, checkpoint)
+        if checkpoint is not None:
+            checkpoint = self._courier.fetch(checkpoint)
         self._checkpoint = checkpoint
         self._work = RankTrainer(self._cfg, rank=self._rank, world_size=self._world_size, device=self._device)
         self._work.build(checkpoint)
 
     def start(self, data: "PreparedData", total_steps: int) -> "ModelFacts":
-        if self._away:
-            data = data.moved(lambda path: fetch_folder(self._files, path))
-        return self._work.start(data, total_steps=total_steps, checkpoint=self._checkpoint)
+        return self._work.start(data.moved(self._courier.fetch), total_steps=total_steps, checkpoint=self._checkpoint)
 
     def train_step(self, step: int, position: Position) -> "RankSums":
         return self._work.train_step(step, position)
@@ -109,10 +105,11 @@ class TrainerWorker:
         self._work.metric_step(metric)
 
     def save(self, folder: Path, with_state: bool) -> None:
-        if not self._away:
-            self._work.save(folder, with_state=with_state)
-            return
-        send_folder(self._files, folder, lambda local: self._work.save(local, with_state=with_state))
+        self._courier.send(folder, lambda local: self._work.save(local, with_state=with_state))
+
+    def close(self) -> None:
+        """Delete what was copied to this node for the run."""
+        self._courier.forget()
 
     def drain_log(self) -> list[tuple[int, str]]:
         """Log lines since the last call."""
