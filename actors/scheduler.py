@@ -7,6 +7,7 @@ the driver dies; what is held, and by whom, is read from Ray and not remembered 
 """
 
 import time
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -69,11 +70,18 @@ class Scheduler:
 
 def nodes() -> list[NodeShape]:
     """Shapes of the living nodes of the connected cluster."""
-    alive = [node for node in ray.nodes() if node["Alive"]]
-    return [
-        NodeShape(node["NodeManagerAddress"], node["Resources"].get("CPU", 0), node["Resources"].get("GPU", 0))
-        for node in alive
-    ]
+    return node_shapes([node for node in ray.nodes() if node["Alive"]])
+
+
+def node_shapes(alive: list[dict[str, Any]]) -> list[NodeShape]:
+    """Shapes under the nodes' addresses; where two nodes share a host, a piece of the node's id tells them apart."""
+    times = Counter(node["NodeManagerAddress"] for node in alive)
+    shapes = []
+    for node in alive:
+        address, resources = node["NodeManagerAddress"], node["Resources"]
+        name = address if times[address] == 1 else f"{address}#{node['NodeID'][:6]}"
+        shapes.append(NodeShape(name, resources.get("CPU", 0), resources.get("GPU", 0)))
+    return shapes
 
 
 def reserve(plan: Plan, *, timeout: float) -> PlacementGroup:
