@@ -42,6 +42,8 @@ class TrainerWorker:
     """
 
     def __init__(self, cfg: RunConfig, *, rank: int, world_size: int, courier: Courier) -> None:
+        # Before torch is imported: threads that spin while they wait take the cores from the ranks and workers beside.
+        os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
         self._cfg, self._rank, self._world_size = cfg, rank, world_size
         self._courier = courier
         raytune_log.configure(rank=rank)
