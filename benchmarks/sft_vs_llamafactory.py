@@ -70,6 +70,7 @@ THEIR_SETTINGS = (
         None,
         (_NO_CHECKPOINTING, "per_device_train_batch_size=4", "gradient_accumulation_steps=1"),
     ),
+    Side("llamafactory", "bfloat16", None, (_NO_CHECKPOINTING, "torch_compile=true")),
 )
 
 

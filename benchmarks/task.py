@@ -98,6 +98,8 @@ def config_of(task: Task, output: Path) -> dict[str, Value]:
         "save_strategy": "no",
         "report_to": "none",
         "seed": task.seed,
+        # LLaMA-Factory refuses bf16 on a machine without a GPU unless it is told so.
+        "use_cpu": True,
         "output_dir": str(output),
         "overwrite_output_dir": True,
     }
