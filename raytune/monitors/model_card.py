@@ -1,5 +1,6 @@
 """README.md of a trained model: what it was made from, with what, and how it did."""
 
+import json
 from pathlib import Path
 
 from raytune.monitors.base import Entry
@@ -16,7 +17,7 @@ def write_model_card(
     results: Entry,
 ) -> None:
     """Write the model card with the metadata header that the Hugging Face hub reads."""
-    lines = ["---", f"base_model: {base_model}", "tags:", "- raytune", f"- {method}", f"- {stage}"]
+    lines = ["---", f"base_model: {json.dumps(base_model)}", "tags:", "- raytune", f"- {method}", f"- {stage}"]
     if method == "lora":
         lines += ["library_name: peft"]
     lines += ["---", "", f"# {base_model} after {stage} ({method})", ""]

@@ -33,7 +33,8 @@ def plot_loss(history: list[Entry], path: Path) -> None:
         axes.plot(*zip(*evals, strict=True), color="#d95f02", marker="o", label="eval loss")
     axes.set_xlabel("step")
     axes.set_ylabel("loss (nats per token)")
-    axes.legend()
+    if train or evals:
+        axes.legend()
     temporary = path.with_name(f".{path.name}")
     figure.savefig(temporary, format="png", dpi=120, bbox_inches="tight")
     pyplot.close(figure)
