@@ -19,6 +19,7 @@ data_app = typer.Typer(no_args_is_help=True, help="Look at what the model will s
 app.add_typer(config_app, name="config")
 app.add_typer(data_app, name="data")
 
+_TYPERS_CTRL_C = 130
 _PASS_THROUGH = {"ignore_unknown_options": True, "allow_extra_args": True}
 File = Annotated[Path, typer.Argument(help="YAML or JSON config, with LLaMA-Factory's keys.")]
 Overrides = Annotated[list[str] | None, typer.Argument(help="key=value or --key value; they win over the file.")]
@@ -141,9 +142,12 @@ def main() -> None:
     except RaytuneError as error:
         typer.echo(f"{type(error).__name__}: {error}", err=True)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        typer.echo("Interrupted before anything was left to save.", err=True)
-        sys.exit(1)
+    except SystemExit as end:
+        # Typer ends silently on Ctrl-C.
+        if end.code == _TYPERS_CTRL_C:
+            typer.echo("Interrupted.", err=True)
+            sys.exit(1)
+        raise
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ config -> output folder -> cluster -> plan -> placement group -> trainer group +
 
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +25,7 @@ from raytune.data.template import check_vocabulary, read_template
 from raytune.engine.checkpoint import CheckpointStore, write_json
 from raytune.engine.disk import writes_to
 from raytune.engine.output import Decision, claim_output, decide_start, publish_weights, write_results
+from raytune.errors import TrainError
 from raytune.log import configure, get_logger
 from raytune.models.embedded import resolve_model_path
 from raytune.models.folder import adapter_path, check_config, check_weights
@@ -37,6 +38,8 @@ from raytune.stages.schedule import plan_loop
 from raytune.stages.state import TrainState, load_state
 
 log = get_logger(__name__)
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,12 +68,27 @@ def train(resolved: Resolved) -> Summary:
     )
     if decision.message:
         log.info(decision.message)
+    try:
+        with _listening() as interruption:
+            return _on_cluster(cfg, folder, decision, interruption)
+    except KeyboardInterrupt:
+        raise _stopped(folder) from None
+
+
+def _on_cluster(cfg: RunConfig, folder: Path, decision: Decision, interruption: "_Interruption") -> Summary:
     started_local = connect(cfg.cluster, cpus=_cpus_wanted(cfg))
     try:
-        return _run(cfg, folder, decision)
+        return _run(cfg, folder, decision, interruption)
     finally:
         if started_local:
             ray.shutdown()
+
+
+def _stopped(folder: Path) -> TrainError:
+    """The end of a run by Ctrl-C before its first step, or by a second Ctrl-C."""
+    steps = CheckpointStore(folder).steps()
+    fix = f"The same command goes on from checkpoint-{steps[-1]}." if steps else "The same command starts it anew."
+    return TrainError("interrupted without saving", where=str(folder), fix=fix)
 
 
 def check_inputs(cfg: RunConfig) -> None:
@@ -112,7 +130,7 @@ def plan_of(cfg: RunConfig, *, has_gpus: bool) -> Plan:
     )
 
 
-def _run(cfg: RunConfig, folder: Path, decision: Decision) -> Summary:
+def _run(cfg: RunConfig, folder: Path, decision: Decision, interruption: "_Interruption") -> Summary:
     started = time.monotonic()
     plan = plan_of(cfg, has_gpus=any(node.gpus for node in nodes()))
     reservation = reserve(plan, timeout=cfg.cluster.placement_timeout)
@@ -142,7 +160,7 @@ def _run(cfg: RunConfig, folder: Path, decision: Decision) -> Summary:
         claim_output(folder, _identity(cfg), decision)
         with writes_to(folder):
             write_json(folder / "resolved_config.json", dump(cfg))
-            return _train(cfg, folder, group, loop_plan, state)
+            return _train(cfg, folder, group, loop_plan, state, interruption)
     finally:
         if group is not None:
             group.shutdown()
@@ -151,7 +169,14 @@ def _run(cfg: RunConfig, folder: Path, decision: Decision) -> Summary:
         release(reservation)
 
 
-def _train(cfg: RunConfig, folder: Path, group: TrainerGroup, plan: LoopPlan, state: TrainState) -> Summary:
+def _train(
+    cfg: RunConfig,
+    folder: Path,
+    group: TrainerGroup,
+    plan: LoopPlan,
+    state: TrainState,
+    interruption: "_Interruption",
+) -> Summary:
     checkpoints = CheckpointStore(folder)
     if state.step >= plan.total_steps:
         log.info("the run is complete at step %s; writing its result", state.step)
@@ -159,18 +184,18 @@ def _train(cfg: RunConfig, folder: Path, group: TrainerGroup, plan: LoopPlan, st
         cfg.output, folder, history=state.log_history, total_steps=plan.total_steps, done=state.step
     )
     try:
-        with _interruption() as interrupted:
-            loop = Loop(
-                plan,
-                cfg.output,
-                cfg.evaluation,
-                trainer=group,
-                monitor=monitors,
-                checkpoints=checkpoints,
-                state=state,
-                interrupted=interrupted,
-            )
-            finished = loop.run()
+        interruption.save_from_now_on()
+        loop = Loop(
+            plan,
+            cfg.output,
+            cfg.evaluation,
+            trainer=group,
+            monitor=monitors,
+            checkpoints=checkpoints,
+            state=state,
+            interrupted=lambda: interruption.caught,
+        )
+        finished = loop.run()
     finally:
         monitors.finish()
     group.relay_log()
@@ -234,20 +259,39 @@ def _card(cfg: RunConfig, folder: Path, results: dict[str, Entry]) -> None:
     )
 
 
-@contextmanager
-def _interruption() -> Iterator[Callable[[], bool]]:
-    """Within: the first Ctrl-C (or SIGTERM) lets the running step finish and save; the second one ends at once."""
-    caught: list[int] = []
+class _Interruption:
+    """Ctrl-C (and SIGTERM): before the first step it ends the run at once; later the first one lets the running step
+    finish and save, and the second one ends at once."""
 
-    def remember(number: int, _frame: object) -> None:
-        if caught:
+    def __init__(self) -> None:
+        self.caught = False
+        self._saves = False
+
+    def listen(self) -> None:
+        for number in _SIGNALS:
+            signal.signal(number, self._catch)
+
+    def save_from_now_on(self) -> None:
+        # Python drops a KeyboardInterrupt that comes within a callback of its own; the flag stays.
+        if self.caught:
             raise KeyboardInterrupt
-        caught.append(number)
+        self._saves = True
+        self.listen()  # again: Ray has put its own handler of SIGTERM in place
+
+    def _catch(self, _number: int, _frame: object) -> None:
+        again, self.caught = self.caught, True
+        if again or not self._saves:
+            raise KeyboardInterrupt
         log.info("stopping after this step; press Ctrl-C again to end without saving")
 
-    before = {number: signal.signal(number, remember) for number in (signal.SIGINT, signal.SIGTERM)}
+
+@contextmanager
+def _listening() -> Iterator[_Interruption]:
+    before = {number: signal.getsignal(number) for number in _SIGNALS}
+    interruption = _Interruption()
+    interruption.listen()
     try:
-        yield lambda: bool(caught)
+        yield interruption
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
