@@ -22,7 +22,7 @@ from raytune.data.prepared import TRAIN, PreparedData
 from raytune.data.registry import DatasetSpec
 from raytune.data.selection import Extent, Numbers, hold_out, select
 from raytune.data.sources import Row, Rows, SourceFile, open_rows
-from raytune.data.store import BlockFile, to_table, write_block
+from raytune.data.store import BlockFile, cannot_write, to_table, write_block
 from raytune.errors import DataError
 from raytune.types import Encoded, Sample
 
@@ -85,8 +85,11 @@ def make_plan(options: DataOptions, inputs: Inputs, indexed: Sequence[tuple[Path
     splits: list[Split] = []
     for name, rows in (*chosen, *evaluation):
         folder = TRAIN if name is None else f"eval-{len(splits):02d}"
-        (build / folder).mkdir(exist_ok=True)
-        np.save(numbers_file(build, folder), rows)
+        try:
+            (build / folder).mkdir(exist_ok=True)
+            np.save(numbers_file(build, folder), rows)
+        except OSError as error:
+            raise cannot_write(build / folder, error) from None
         splits.append(Split(name, folder, len(rows)))
     files = tuple(inputs.files)
     return DataPlan(
