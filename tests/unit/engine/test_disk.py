@@ -1,4 +1,5 @@
 import errno
+from traceback import StackSummary
 
 import pytest
 from tokenizers import Tokenizer, models
@@ -14,7 +15,7 @@ from raytune.errors import CheckpointError, TrainError
         OSError(errno.ENOSPC, "No space left on device"),
         # What tokenizers and safetensors raise, and torch.distributed.checkpoint, whose exception is a BaseException.
         Exception("Error while serializing: I/O error: No space left on device (os error 28)"),
-        CheckpointException("save", {0: (OSError(errno.ENOSPC, "No space left on device (os error 28)"), None)}),
+        CheckpointException("save", {0: (OSError("No space left on device (os error 28)"), StackSummary())}),
     ],
 )
 def test_every_librarys_full_disk_is_one_error_that_names_the_folder(tmp_path, error):

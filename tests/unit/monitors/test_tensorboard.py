@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -12,7 +14,8 @@ def test_tensorboard_reads_back_what_was_logged(tmp_path):
     monitor.finish()
     events = EventAccumulator(str(tmp_path / "runs"))
     events.Reload()
-    series = {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+    tags: Any = events.Tags()["scalars"]
+    series = {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in tags}
     assert series == {
         "train/loss": [(5, 1.5), (10, 1.0)],
         "train/lr": [(5, pytest.approx(0.001)), (10, 0.0)],
