@@ -16,7 +16,7 @@ import torch.distributed.checkpoint as dcp
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
 from torch.distributed.tensor import DTensor
-from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
 from transformers.optimization import GreedyLR
 
 from raytune.config.optim import OptimConfig
@@ -168,6 +168,12 @@ class Engine:
 
     def load_small_state(self, state: dict[str, Any]) -> None:
         self.schedule.load_state_dict(state["schedule"])
+        if isinstance(self.schedule, LambdaLR):
+            # A run may go on with more epochs than it was planned for: the rate is that of today's schedule.
+            for group, base, factor in zip(
+                self.optimizer.param_groups, self.schedule.base_lrs, self.schedule.lr_lambdas, strict=True
+            ):
+                group["lr"] = base * factor(self.schedule.last_epoch)
         if self.loss_scale and state["loss_scale"]:
             self.loss_scale.load(state["loss_scale"])
 
