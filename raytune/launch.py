@@ -178,6 +178,8 @@ def _train(
     interruption: "_Interruption",
 ) -> Summary:
     checkpoints = CheckpointStore(folder)
+    if dropped := checkpoints.drop_after(state.step):
+        log.info("removed the checkpoints of later steps: %s", ", ".join(map(str, dropped)))
     if state.step >= plan.total_steps:
         log.info("the run is complete at step %s; writing its result", state.step)
     monitors = build_monitors(

@@ -73,6 +73,13 @@ class CheckpointStore:
         for step in spare[: -max(room, 1)]:
             shutil.rmtree(self.path(step))
 
+    def drop_after(self, step: int) -> list[int]:
+        """Delete checkpoints of later steps: a run that goes on from `step` will write its own. Returns their steps."""
+        later = [other for other in self.steps() if other > step]
+        for other in later:
+            shutil.rmtree(self.path(other))
+        return later
+
     def sweep_staging(self) -> None:
         """Remove what an interrupted save left behind."""
         for folder in self.output_dir.glob(f"{_STAGING}*"):

@@ -52,6 +52,8 @@ class Loop:
         self.trainer, self.monitor, self.checkpoints = trainer, monitor, checkpoints
         self.state, self.interrupted = state, interrupted
         state.total_steps = plan.total_steps
+        # A resumed run stands on the checkpoint it came from.
+        self._saved = state.step
 
     def run(self) -> bool:
         """Train to the end. Returns False when it was interrupted (everything is saved then)."""
@@ -145,8 +147,9 @@ class Loop:
 
     def _save(self) -> None:
         step = self.state.step
-        if step in self.checkpoints.steps():
+        if step == self._saved:
             return
+        self._saved = step
         folder = self.checkpoints.stage(step)
         self.trainer.save(folder, with_state=not self.output.save_only_model)
         self.state.save(folder)

@@ -28,7 +28,7 @@ from raytune.engine.build import ENGINES, autocast_dtype, choose_engine, compute
 from raytune.engine.checkpoint import write_json
 from raytune.engine.disk import writes_to
 from raytune.engine.memory import ModelShape, activation_bytes, needs_checkpointing
-from raytune.errors import TrainError
+from raytune.errors import CheckpointError, TrainError
 from raytune.log import get_logger
 from raytune.losses.reduce import LossSums
 from raytune.models.adapters import attach
@@ -44,8 +44,8 @@ from raytune.types import IGNORE_INDEX
 log = get_logger(__name__)
 
 STAGE_LOSSES = {"sft": sft.build_loss, "pt": pt.build_loss}
-# What a forward and backward pass costs whatever it holds, in tokens: on a CPU a fit to SmolLM2's step times (0.18 s +
-# tokens / 285 on one core); on a GPU the launch of its kernels, some milliseconds.
+# What a forward and backward pass costs whatever it holds, in tokens: on a CPU a fit to SmolLM2's step times (0.18 s
+# + tokens / 285 on one core); on a GPU the launch of its kernels, some milliseconds.
 _FIXED_TOKENS = {"cpu": 50, "cuda": 2000}
 # Up to this length attention on a CPU is faster by plain matrix products than by the fused kernel (15 % of a step at 128
 # tokens, 5 % at 256, none at 512), and its score matrices are small.
@@ -160,7 +160,12 @@ class RankTrainer:
             autocast=autocast_dtype(self.cfg.precision),
             world_size=self.world_size,
         )
-        if checkpoint is not None and (checkpoint / _SMALL_STATE).exists():
+        if checkpoint is not None:
+            if not (checkpoint / _SMALL_STATE).is_file():
+                raise CheckpointError(
+                    f"checkpoint {checkpoint} holds weights only and cannot be resumed",
+                    fix="It was written with save_only_model: true. Set overwrite_output_dir: true to start anew.",
+                )
             self.engine.load_state(checkpoint / _OPTIMIZER)
             self.engine.load_small_state(json.loads((checkpoint / _SMALL_STATE).read_text()))
         return ModelFacts(num_trainable, num_parameters, self.engine_name, str(self.device), checkpointing)
@@ -239,7 +244,9 @@ class RankTrainer:
         pad = self.tokenizer.pad_token_id
         label_pad = IGNORE_INDEX if self.cfg.dataio.ignore_pad_token_for_loss else pad
         rows = [store.row(int(row)) for row in part] or [_idle_row(pad)]
-        return collate(rows, pad_id=pad, label_pad=label_pad, multiple=PAD_MULTIPLE, row_ids=[int(row) for row in part]).to(self.device)
+        return collate(
+            rows, pad_id=pad, label_pad=label_pad, multiple=PAD_MULTIPLE, row_ids=[int(row) for row in part]
+        ).to(self.device)
 
     def _choose_attention(self) -> None:
         """Settle `flash_attn: auto` once the lengths of the rows are known."""

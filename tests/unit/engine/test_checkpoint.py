@@ -71,3 +71,11 @@ def test_json_is_replaced_whole(tmp_path):
     with pytest.raises(TypeError):
         write_json(path, {"a": object()})
     assert json.loads(path.read_text()) == {"a": 1}
+
+
+def test_going_back_drops_what_came_after(tmp_path):
+    store = CheckpointStore(tmp_path)
+    for step in (2, 4, 6):
+        save(store, step)
+    assert store.drop_after(4) == [6]
+    assert store.steps() == [2, 4]
