@@ -47,8 +47,8 @@ STAGE_LOSSES = {"sft": sft.build_loss, "pt": pt.build_loss}
 # What a forward and backward pass costs whatever it holds, in tokens: on a CPU a fit to SmolLM2's step times (0.18 s
 # + tokens / 285 on one core); on a GPU the launch of its kernels, some milliseconds.
 _FIXED_TOKENS = {"cpu": 50, "cuda": 2000}
-# Up to this length attention on a CPU is faster by plain matrix products than by the fused kernel (15 % of a step at 128
-# tokens, 5 % at 256, none at 512), and its score matrices are small.
+# Up to this length attention on a CPU is faster by plain matrix products than by the fused kernel (15 % of a step at
+# 128 tokens, 5 % at 256, none at 512), and its score matrices are small.
 _PLAIN_ATTENTION_LENGTH = 256
 _SMALL_STATE = "small_state.json"
 _OPTIMIZER = "optimizer"

@@ -209,6 +209,7 @@ def test_the_best_model_is_the_published_one(home):
     keys = {
         "val_size": 6,
         "eval_strategy": "epoch",
+        "save_strategy": "epoch",
         "load_best_model_at_end": True,
         "learning_rate": 0.5,
         "num_train_epochs": 4,
