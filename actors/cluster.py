@@ -34,7 +34,8 @@ def connect(cfg: ClusterConfig, *, cpus: float) -> bool:
             fix="Lower num_workers or cpus_per_worker, or name a cluster with ray_address.",
         )
     # Without "local" Ray would join whatever cluster somebody started on this machine.
-    ray.init("local", num_cpus=max(cores, math.ceil(cpus)), include_dashboard=False, **options)
+    local: dict[str, Any] = {"num_cpus": max(cores, math.ceil(cpus)), "include_dashboard": False}
+    ray.init("local", **(local | options))
     return True
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ray
-from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
+from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 
@@ -258,7 +258,7 @@ class WorkerPool:
                 result = ray.get(done[0], timeout=deadline)
             except RayTaskError as error:
                 raise _cause(error) from None
-            except RayActorError as error:
+            except RayError as error:
                 again.append(call)
                 free = [other for other in free if other is not worker]
                 self._bury(worker, call, error)
@@ -266,7 +266,7 @@ class WorkerPool:
             free.append(worker)
             yield call[0], result
 
-    def _bury(self, worker: Any, call: Call, error: RayActorError) -> None:
+    def _bury(self, worker: Any, call: Call, error: RayError) -> None:
         if worker in self.workers:
             self.workers.remove(worker)
             log.warning("a data worker died for good (%s); its work goes to the others", call[1])
@@ -297,9 +297,12 @@ def _settings(
         strategies = [PlacementGroupSchedulingStrategy(placement, placement_group_bundle_index=i) for i in bundles]
         return [{"num_cpus": 1, "scheduling_strategy": strategy} for strategy in strategies[:count]]
     # Data workers live for seconds and the ranks of their run wait for them: on a full cluster they run beside those.
+    # Those pinned to the driver's node ask for no CPU: a head node may have none to give.
+    if not anywhere:
+        pinned = NodeAffinitySchedulingStrategy(home, soft=False)
+        return [{"num_cpus": 0, "scheduling_strategy": pinned}] * count
     cpus = 1 if ray.available_resources().get("CPU", 0) >= count else 0
-    strategy: Any = "SPREAD" if anywhere else NodeAffinitySchedulingStrategy(home, soft=False)
-    return [{"num_cpus": cpus, "scheduling_strategy": strategy}] * count
+    return [{"num_cpus": cpus, "scheduling_strategy": "SPREAD"}] * count
 
 
 def _cause(error: RayTaskError) -> BaseException:

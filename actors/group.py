@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ray
-from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
+from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
 from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
@@ -19,13 +19,13 @@ from actors.placement import Plan
 from actors.trainer import TrainerWorker, died
 from raytune.config.run import RunConfig
 from raytune.data.batches import Position
-from raytune.errors import RaytuneError, TrainError
+from raytune.errors import CheckpointError, RaytuneError, TrainError
 from raytune.log import get_logger
 from raytune.stages.interfaces import EvalResult, StepResult
 
 if TYPE_CHECKING:
     from raytune.data.prepared import PreparedData
-    from raytune.stages.rank import ModelFacts
+    from raytune.stages.rank import ModelFacts, RankSums
 
 log = get_logger(__name__)
 
@@ -33,15 +33,21 @@ _START_DEADLINE = 300.0
 _BUILD_DEADLINE = 3600.0
 # When one rank fails, its peers fail a moment later; waiting a little lets the cause be named instead of an effect.
 _GRACE = 3.0
+# Batches that a rank evaluates in one call.
+_EVAL_BATCHES = 16
 
 
 class TrainerGroup:
-    """All ranks of a run. Every wait is bounded by `ddp_timeout`, and any failure ends all ranks."""
+    """All ranks of a run. Every wait is bounded by `ddp_timeout`, and any failure ends all ranks.
 
-    def __init__(self, cfg: RunConfig, plan: Plan, group: PlacementGroup) -> None:
+    Args: shared: every node sees the output folder, the checkpoint and the prepared rows; else they travel.
+    """
+
+    def __init__(self, cfg: RunConfig, plan: Plan, group: PlacementGroup, *, shared: bool) -> None:
         self._timeout = cfg.cluster.ddp_timeout
         indices = plan.of_role("trainer")
-        self._courier = Courier.start(shared=cfg.cluster.storage_path is not None)
+        self._eval_part = _EVAL_BATCHES * cfg.train.per_device_eval_batch_size * len(indices)
+        self._courier = Courier.start(shared=shared)
         self._away: list[Any] = []
         self._workers: list[Any] = []
         for rank, index in enumerate(indices):
@@ -84,6 +90,7 @@ class TrainerGroup:
         """Wait for the model, attach data and optimizer. Returns what rank 0 says about the model."""
         self._wait("load the model", building, timeout=_BUILD_DEADLINE)
         facts = self._all("prepare training", lambda w: w.start.remote(data, total_steps), timeout=_BUILD_DEADLINE)
+        self._eval_rows = facts[0].eval_rows
         return facts[0]
 
     def train_step(self, step: int, position: Position) -> StepResult:
@@ -100,7 +107,13 @@ class TrainerGroup:
         )
 
     def evaluate(self, name: str) -> EvalResult:
-        sums = self._all(f"evaluate {name}".strip(), lambda w: w.evaluate.remote(name))
+        sums: list[RankSums] = []
+        for start in range(0, self._eval_rows[name], self._eval_part):
+            # A part at a time: the deadline is that of a batch or two, however large the set is.
+            stop = min(start + self._eval_part, self._eval_rows[name])
+            sums += self._all(
+                f"evaluate {name} rows {start} to {stop}", lambda w, a=start, b=stop: w.evaluate.remote(name, a, b)
+            )
         num_labels = max(sum(part.num_label_tokens for part in sums), 1)
         return EvalResult(
             loss=sum(part.loss for part in sums) / num_labels,
@@ -114,6 +127,11 @@ class TrainerGroup:
 
     def save(self, folder: Path, *, with_state: bool) -> None:
         self._all("save", lambda w: w.save.remote(folder, with_state))
+        if not any(folder.glob("*.safetensors")):
+            raise CheckpointError(
+                f"the ranks saved, but {folder} holds no weights on this node",
+                fix="Name in storage_path only a folder that every node sees.",
+            )
 
     def relay_log(self) -> None:
         """Print what rank 0 logged, and what other ranks warned of, since the last call."""
@@ -155,7 +173,9 @@ class TrainerGroup:
                 )
             try:
                 ray.get(done, timeout=_GRACE)
-            except (RayActorError, RayTaskError) as error:
+            except GetTimeoutError:
+                raise TrainError(f"a result did not arrive within {_GRACE:g} s: {what}") from None
+            except RayError as error:
                 log.debug("%s", error)
                 raise self._first_cause(refs, error) from error
         return ray.get(refs, timeout=_GRACE * 20)
@@ -167,7 +187,7 @@ class TrainerGroup:
         for error in failures.values():
             if isinstance(error, RayTaskError) and isinstance(error.cause, RaytuneError):
                 return error.cause
-        dead = {rank: error for rank, error in failures.items() if isinstance(error, RayActorError)}
+        dead = {rank: error for rank, error in failures.items() if not isinstance(error, RayTaskError)}
         rank, error = next(iter((dead or failures or {0: first}).items()))
         return died(rank, self._nodes[rank] if len(refs) > 1 else self._nodes[0], error)
 
@@ -179,6 +199,8 @@ def _failure_of(ref: Any) -> BaseException | None:
         return None
     try:
         ray.get(ready, timeout=_GRACE)
-    except (RayActorError, RayTaskError) as error:
+    except GetTimeoutError:
+        return None
+    except RayError as error:
         return error
     return None

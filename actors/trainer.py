@@ -3,7 +3,6 @@
 import datetime
 import logging
 import os
-import socket
 import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
     from raytune.stages.rank import ModelFacts, RankSums
 
 
-# Made by TrainerWorker, read by actors.group.
 class _Recorder(logging.Handler):
     """Keeps log lines of a rank, so that the driver can print those of rank 0 in order."""
 
@@ -100,8 +98,8 @@ class TrainerWorker:
     def train_step(self, step: int, position: Position) -> "RankSums":
         return self._work.train_step(step, position)
 
-    def evaluate(self, name: str) -> "RankSums":
-        return self._work.evaluate(name)
+    def evaluate(self, name: str, start: int, stop: int) -> "RankSums":
+        return self._work.evaluate(name, start, stop)
 
     def metric_step(self, metric: float) -> None:
         self._work.metric_step(metric)
@@ -118,9 +116,6 @@ class TrainerWorker:
         lines, self._recorder.lines = self._recorder.lines, []
         return lines
 
-    def hostname(self) -> str:
-        return socket.gethostname()
-
 
 def cause_of(error: BaseException) -> str:
     """The last line of a remote failure: the exception that started it, not Ray's wrapping."""
@@ -130,9 +125,14 @@ def cause_of(error: BaseException) -> str:
 
 def died(rank: int, node: str, error: BaseException) -> TrainError:
     """The error of a rank whose process is gone."""
-    reason = cause_of(error) if isinstance(error, ray.exceptions.RayTaskError) else "its process died"
-    return TrainError(
-        f"rank {rank} stopped: {reason}",
-        where=f"node {node}",
-        fix="Run the same command again: it goes on from the newest checkpoint.",
-    )
+    again = "Run the same command again (with resume_from_checkpoint=auto if it overwrites output_dir): it goes on from"
+    fix = f"{again} the newest checkpoint."
+    match error:
+        case ray.exceptions.RayTaskError():
+            reason = cause_of(error)
+        case ray.exceptions.OutOfMemoryError():
+            reason = "its process was ended because the node ran out of memory"
+            fix = f"Lower per_device_train_batch_size or cutoff_len, or set gradient_checkpointing: true. {fix}"
+        case _:
+            reason = "its process died"
+    return TrainError(f"rank {rank} stopped: {reason}", where=f"node {node}", fix=fix)

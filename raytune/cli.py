@@ -20,6 +20,7 @@ app.add_typer(config_app, name="config")
 app.add_typer(data_app, name="data")
 
 _TYPERS_CTRL_C = 130
+_UNLESS = " (with resume_from_checkpoint=auto if it overwrites output_dir)"
 _PASS_THROUGH = {"ignore_unknown_options": True, "allow_extra_args": True}
 File = Annotated[Path, typer.Argument(help="YAML or JSON config, with LLaMA-Factory's keys.")]
 Overrides = Annotated[list[str] | None, typer.Argument(help="key=value or --key value; they win over the file.")]
@@ -34,7 +35,9 @@ def train(file: File, overrides: Overrides = None) -> None:
 
     summary = run(resolved)
     if summary.interrupted:
-        typer.echo(f"Interrupted and saved in {summary.folder}. The same command goes on from there.", err=True)
+        typer.echo(
+            f"Interrupted and saved in {summary.folder}. The same command goes on from there{_UNLESS}.", err=True
+        )
         raise typer.Exit(1)
     _say_summary(summary.folder, summary.results)
 

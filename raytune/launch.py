@@ -18,8 +18,10 @@ from actors.group import TrainerGroup
 from actors.placement import Plan, make_plan
 from actors.scheduler import nodes, release, reserve
 from raytune.config.load import Resolved, dump
+from raytune.config.paths import absolute_paths, is_shared
 from raytune.config.rules import check_built, check_verb
 from raytune.config.run import RunConfig
+from raytune.data.inputs import cache_root
 from raytune.data.sources import find_files, find_specs
 from raytune.data.template import check_vocabulary, read_template
 from raytune.engine.checkpoint import CheckpointStore, write_json
@@ -53,9 +55,9 @@ class Summary:
 
 def train(resolved: Resolved) -> Summary:
     """Run the stage of a config to its end. Raises a RaytuneError for anything a user can mend."""
-    cfg = resolved.config
-    check_built(cfg, "train")
-    check_verb(cfg, "train")
+    check_built(resolved.config, "train")
+    check_verb(resolved.config, "train")
+    cfg = absolute_paths(resolved.config)
     if cfg.output.log_level != "passive":
         configure(level=cfg.output.log_level)
     folder = Path(str(cfg.output.output_dir))
@@ -137,10 +139,11 @@ def _run(cfg: RunConfig, folder: Path, decision: Decision, interruption: "_Inter
     group: TrainerGroup | None = None
     try:
         # Ranks load the model while the data workers tokenise.
-        group = TrainerGroup(cfg, plan, reservation)
+        group = TrainerGroup(cfg, plan, reservation, shared=_all_nodes_see(cfg, folder, decision))
         building = group.build(decision.checkpoint)
         data = prepare_data(cfg)
         state = load_state(decision.checkpoint) if decision.checkpoint else TrainState()
+        _check_same_rows(state, data.key)
         loop_plan = plan_loop(cfg, data, state)
         facts = group.start(building, data, loop_plan.total_steps)
         group.relay_log()
@@ -157,16 +160,27 @@ def _run(cfg: RunConfig, folder: Path, decision: Decision, interruption: "_Inter
             ", recomputing activations" if facts.checkpointing else "",
         )
         log.info("ready after %.1f s", time.monotonic() - started)
-        claim_output(folder, _identity(cfg), decision)
-        with writes_to(folder):
+        with claim_output(folder, _identity(cfg), decision), writes_to(folder):
             write_json(folder / "resolved_config.json", dump(cfg))
             return _train(cfg, folder, group, loop_plan, state, interruption)
     finally:
         if group is not None:
             group.shutdown()
-        # What a failed save left behind; the ranks that wrote it are gone.
-        CheckpointStore(folder).sweep_staging()
         release(reservation)
+
+
+def _all_nodes_see(cfg: RunConfig, folder: Path, decision: Decision) -> bool:
+    """Whether ranks on other nodes can use the run's files where they lie; else the files travel."""
+    return is_shared(cfg, folder, cache_root(cfg), *([decision.checkpoint] if decision.checkpoint else []))
+
+
+def _check_same_rows(state: TrainState, key: str) -> None:
+    if state.data_key not in (None, key):
+        log.warning(
+            "the training rows are prepared differently than before the interruption (data, template, cutoff_len, "
+            "or a newer raytune): the data position may not point at the same rows"
+        )
+    state.data_key = key
 
 
 def _train(
@@ -180,6 +194,9 @@ def _train(
     checkpoints = CheckpointStore(folder)
     if dropped := checkpoints.drop_after(state.step):
         log.info("removed the checkpoints of later steps: %s", ", ".join(map(str, dropped)))
+    if state.best_step is not None and state.best_step not in checkpoints.steps():
+        # The run comes from another folder: what was best there is not here to be published.
+        state.best_step = state.best_metric = None
     if state.step >= plan.total_steps:
         log.info("the run is complete at step %s; writing its result", state.step)
     monitors = build_monitors(
@@ -198,9 +215,9 @@ def _train(
             interrupted=lambda: interruption.caught,
         )
         finished = loop.run()
+        group.relay_log()
     finally:
         monitors.finish()
-    group.relay_log()
     if not finished:
         return Summary(folder, True, {})
     _publish(cfg, folder, group, checkpoints, state)

@@ -19,8 +19,9 @@ PAD_MULTIPLE = 8
 """Padded widths are multiples of this: matrix kernels are faster on them."""
 
 _MAX_MICRO_ROWS = 256
-_LENGTH_GROUP = 50
-"""How many global batches `group_by_length` sorts together (the window Hugging Face's sampler uses)."""
+# Rows of similar length that follow each other under `group_by_length`, and the window in which they are sought.
+_LENGTH_GROUP = 16
+_LENGTH_WINDOW = 50 * _LENGTH_GROUP
 
 
 # Made by raytune.stages.loop, stored in checkpoints, read by every rank.
@@ -58,24 +59,23 @@ def num_steps(num_rows: int, batch_rows: int, *, epochs: float, start: Position 
     return max(left_in_epoch + later_epochs, 0)
 
 
-def epoch_order(lengths: Indices, *, epoch: int, seed: int, shuffle: bool, group_rows: int | None = None) -> Indices:
+def epoch_order(lengths: Indices, *, epoch: int, seed: int, shuffle: bool, by_length: bool = False) -> Indices:
     """The order in which an epoch visits the rows.
 
-    Args: lengths: tokens per row [R]. shuffle: False keeps data set order. group_rows: rows per global batch when
-    batches of similar lengths are wanted (`group_by_length`), else None.
+    Args: lengths: tokens per row [R]. shuffle: False keeps data set order. by_length: bring rows of similar length
+    together (`group_by_length`); how many does not depend on the batch, which may change when a run is resumed.
     Returns: a permutation of range(R), the same for the same arguments on every machine.
     """
     if not shuffle:
         return np.arange(len(lengths), dtype=np.int64)
     rng = np.random.Generator(np.random.PCG64([seed, epoch]))
     order = rng.permutation(len(lengths)).astype(np.int64)
-    if group_rows is None:
+    if not by_length:
         return order
-    window = group_rows * _LENGTH_GROUP
-    grouped = [part[np.argsort(-lengths[part], kind="stable")] for part in _chunks(order, window)]
-    batches = [batch for part in grouped for batch in _chunks(part, group_rows)]
+    grouped = [part[np.argsort(-lengths[part], kind="stable")] for part in _chunks(order, _LENGTH_WINDOW)]
+    batches = [batch for part in grouped for batch in _chunks(part, _LENGTH_GROUP)]
     # Batches of one window would otherwise come from long to short; the last, smaller batch stays last.
-    full, rest = [b for b in batches if len(b) == group_rows], [b for b in batches if len(b) < group_rows]
+    full, rest = [b for b in batches if len(b) == _LENGTH_GROUP], [b for b in batches if len(b) < _LENGTH_GROUP]
     shuffled = [full[i] for i in rng.permutation(len(full))]
     return np.concatenate(shuffled + rest)
 

@@ -69,11 +69,14 @@ class Engine:
         self.world_size = world_size
         self._autocast_dtype = autocast
         self._max_grad_norm = cfg.max_grad_norm
-        self.model = model.to(device)
+        self.model = self._place(model)
         self.forward: Callable[..., Any] = self._wrap(self.model)
         self.optimizer = build_optimizer(self.model, cfg)
         self.schedule: LRScheduler = build_schedule(self.optimizer, cfg, total_steps=total_steps)
         self.loss_scale = LossScale() if autocast is torch.float16 else None
+
+    def _place(self, model: nn.Module) -> nn.Module:
+        return model.to(self.device)
 
     def _wrap(self, model: nn.Module) -> Callable[..., Any]:
         return model
@@ -149,6 +152,10 @@ class Engine:
             if param.requires_grad or not trainable_only:
                 value = param.detach()
                 yield name, (value.full_tensor() if isinstance(value, DTensor) else value).cpu()
+        if not trainable_only:
+            # Buffers that are part of a model's weights, such as the expert biases of some mixtures.
+            kept = self.model.state_dict().keys()
+            yield from ((name, buffer.detach().cpu()) for name, buffer in self.model.named_buffers() if name in kept)
 
     def save_state(self, folder: Path) -> None:
         """Write optimizer, schedule and loss scale. Collective. Another number of ranks, or engine, can load them."""

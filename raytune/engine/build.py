@@ -11,10 +11,10 @@ ENGINES: dict[str, type[Engine]] = {"single": Engine, "ddp": DDPEngine, "fsdp2":
 
 
 def choose_engine(name: str, num_workers: int) -> str:
-    """Resolve `engine: auto`: one rank is single, several are ddp."""
-    if name != "auto":
-        return name
-    return "single" if num_workers == 1 else "ddp"
+    """The engine of a run: one rank needs no other than single, and auto is ddp for several."""
+    if num_workers == 1:
+        return "single"
+    return "ddp" if name == "auto" else name
 
 
 def compute_dtype(cfg: PrecisionConfig) -> torch.dtype:

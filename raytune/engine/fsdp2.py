@@ -20,6 +20,10 @@ class FSDP2Engine(Engine):
     Gradients are reduced at every micro-batch: accumulated ones stay sharded, which is what sharding is for.
     """
 
+    def _place(self, model: nn.Module) -> nn.Module:
+        # fully_shard moves each part to the device as it shards it; the whole model might not fit there.
+        return model
+
     def _wrap(self, model: nn.Module) -> Callable[..., Any]:
         mesh = init_device_mesh(self.device.type, (self.world_size,))
         policy = MixedPrecisionPolicy()

@@ -52,7 +52,12 @@ def _number(text: str) -> float | bool:
 
 def _adamw(groups: ParamGroups, cfg: OptimConfig, *, fused: bool) -> Optimizer:
     return torch.optim.AdamW(
-        groups, lr=cfg.learning_rate, betas=(cfg.adam_beta1, cfg.adam_beta2), eps=cfg.adam_epsilon, fused=fused
+        groups,
+        lr=cfg.learning_rate,
+        betas=(cfg.adam_beta1, cfg.adam_beta2),
+        eps=cfg.adam_epsilon,
+        fused=fused,
+        **_extra(cfg),
     )
 
 

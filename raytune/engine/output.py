@@ -4,16 +4,29 @@ import errno
 import json
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from raytune.engine.checkpoint import MANIFEST, CheckpointStore, verify, write_json
 from raytune.engine.disk import cannot_write, is_full, nearest, writes_to
 from raytune.errors import CheckpointError, ConfigError
 
 _RUN_FILE = "run.json"
-_OURS = ("checkpoint-*", ".staging-*", "trainer_log.jsonl", "trainer_state.json", "*_results.json", "runs", _RUN_FILE)
+# Files of a model; those of an earlier result must not lie beside a newer one.
+_MODEL_FILES = (
+    "*.safetensors",
+    "*.safetensors.index.json",
+    "adapter_config.json",
+    "config.json",
+    "generation_config.json",
+)
+_LOGS = ("trainer_log.jsonl", "trainer_state.json", "*_results.json", "runs", _RUN_FILE)
+_OURS = ("checkpoint-*", ".staging-*", *_LOGS, *_MODEL_FILES)
+_LOCK = ".lock"
 # What a run would be missed for; a folder with none of them may be taken by another run.
 _RESULTS = ("checkpoint-*", "*.safetensors", "*_results.json")
 # Parts of a checkpoint that serve resuming alone and are not part of the finished model.
@@ -55,14 +68,32 @@ def decide_start(folder: Path, identity: Identity, *, overwrite: bool, resume: s
     return _decide(CheckpointStore(folder), resume)
 
 
-def claim_output(folder: Path, identity: Identity, decision: Decision) -> None:
-    """Make `folder` this run's own, once it is ready to train. Raises CheckpointError when it cannot be written."""
+@contextmanager
+def claim_output(folder: Path, identity: Identity, decision: Decision) -> Iterator[None]:
+    """Within: `folder` is this run's own, and no other run writes there.
+
+    Raises CheckpointError when it cannot be written, ConfigError when another run is writing there.
+    """
     with writes_to(folder):
-        if decision.clears:
-            _clear(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        CheckpointStore(folder).sweep_staging()
-        write_json(folder / _RUN_FILE, identity)
+        lock = FileLock(folder / _LOCK)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise ConfigError(
+                f"another run is writing to output_dir {folder}", fix="Wait for it, or name another output_dir."
+            ) from None
+        store = CheckpointStore(folder)
+        try:
+            if decision.clears:
+                _clear(folder)
+            store.sweep_staging()
+            write_json(folder / _RUN_FILE, identity)
+            yield
+        finally:
+            # What a failed save left behind.
+            store.sweep_staging()
+            lock.release()
 
 
 def _check_writable(folder: Path) -> None:
@@ -110,7 +141,7 @@ def _decide(store: CheckpointStore, resume: str | bool | None) -> Decision:
 
 def _belongs_to(folder: Path, identity: Identity) -> bool:
     """Whether the folder is free or this run's own. Raises ConfigError when it is another run's."""
-    if not folder.exists() or not any(folder.iterdir()):
+    if not folder.exists() or not any(path.name != _LOCK for path in folder.iterdir()):
         return True
     if not (folder / _RUN_FILE).is_file():
         return False
@@ -144,9 +175,10 @@ def _clear(folder: Path) -> None:
 
 def publish_weights(source: Path, folder: Path) -> None:
     """Copy the model files of a checkpoint into `folder`, each one whole or not at all."""
-    for path in sorted(source.iterdir()):
-        if path.name in _STATE_FILES:
-            continue
+    new = {path.name for path in source.iterdir()} - _STATE_FILES
+    for old in [path for pattern in _MODEL_FILES for path in folder.glob(pattern) if path.name not in new]:
+        old.unlink()
+    for path in sorted(source / name for name in new):
         temporary = folder / f".{path.name}"
         shutil.copyfile(path, temporary)
         temporary.replace(folder / path.name)

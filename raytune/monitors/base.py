@@ -13,6 +13,10 @@ class Monitor(Protocol):
         """Take one entry; keys are named as in trainer_log.jsonl."""
         ...
 
+    def advance(self, step: int) -> None:
+        """Take note that a step is done, logged or not."""
+        ...
+
     def finish(self) -> None:
         """Flush and close."""
         ...
@@ -27,6 +31,10 @@ class Monitors:
     def log(self, step: int, entry: Entry) -> None:
         for monitor in self._monitors:
             monitor.log(step, entry)
+
+    def advance(self, step: int) -> None:
+        for monitor in self._monitors:
+            monitor.advance(step)
 
     def finish(self) -> None:
         for monitor in self._monitors:

@@ -25,7 +25,7 @@ class ConsoleMonitor:
             self._task = self._progress.add_task("train", total=total_steps, completed=done, note="")
 
     def advance(self, step: int) -> None:
-        """Move the bar; called at every step, logged or not."""
+        """Move the bar."""
         if self._progress is not None:
             self._progress.update(self._task, completed=step)
 

@@ -20,5 +20,8 @@ class JsonlMonitor:
         self._file.write(json.dumps(entry) + "\n")
         self._file.flush()
 
+    def advance(self, step: int) -> None:
+        """Nothing to show between log entries."""
+
     def finish(self) -> None:
         self._file.close()

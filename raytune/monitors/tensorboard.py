@@ -28,6 +28,9 @@ class TensorBoardMonitor:
         ]
         self._writer.add_event(Event(wall_time=time.time(), step=step, summary=Summary(value=values)))
 
+    def advance(self, step: int) -> None:
+        """Nothing to show between log entries."""
+
     def finish(self) -> None:
         self._writer.close()
 

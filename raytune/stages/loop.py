@@ -11,9 +11,12 @@ from dataclasses import dataclass
 from raytune.config.evaluation import EvalConfig
 from raytune.config.output import OutputConfig
 from raytune.engine.checkpoint import CheckpointStore
+from raytune.errors import ConfigError
 from raytune.monitors.base import Entry, Monitor
 from raytune.stages.interfaces import StepResult, Trainer
 from raytune.stages.state import TrainState
+
+_METRICS = ("loss", "accuracy")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +55,7 @@ class Loop:
         self.trainer, self.monitor, self.checkpoints = trainer, monitor, checkpoints
         self.state, self.interrupted = state, interrupted
         state.total_steps = plan.total_steps
+        self._metric = _metric_name(evaluation.metric_for_best_model or "eval_loss", plan.eval_names)
         # A resumed run stands on the checkpoint it came from.
         self._saved = state.step
 
@@ -74,6 +78,7 @@ class Loop:
         started = time.monotonic()
         result = self.trainer.train_step(self.state.step + 1, self.state.position)
         self._account(result, time.monotonic() - started)
+        self.monitor.advance(self.state.step)
         if self._due(self.output.logging_strategy, self.output.logging_steps):
             self._log(result)
         evaluated = bool(self.plan.eval_names) and self._due(self.evaluation.eval_strategy, self._eval_steps())
@@ -106,17 +111,19 @@ class Loop:
             prefix = f"eval_{name}_" if name else "eval_"
             result = self.trainer.evaluate(name)
             entry |= {f"{prefix}loss": result.loss, f"{prefix}accuracy": result.accuracy}
-        if "eval_loss" not in entry:
-            # With one set per name, the plain metric is their mean.
-            entry["eval_loss"] = _mean([float(entry[f"eval_{name}_loss"]) for name in self.plan.eval_names])
+        for metric in _METRICS:
+            # With several sets the plain metric is their mean.
+            of_sets = [float(entry[f"eval_{name}_{metric}"]) for name in self.plan.eval_names if name]
+            if of_sets:
+                entry[f"eval_{metric}"] = _mean(of_sets)
         entry["eval_runtime"] = round(time.monotonic() - started, 4)
         self._judge(entry)
         self._record(entry)
 
     def _judge(self, entry: Entry) -> None:
         """Compare with the best evaluation so far."""
-        name = self.evaluation.metric_for_best_model or "eval_loss"
-        metric = float(entry[name if name.startswith("eval_") else f"eval_{name}"])
+        name = self._metric
+        metric = float(entry[name])
         if self.state.step == 0:
             return
         self.trainer.metric_step(metric)
@@ -176,6 +183,15 @@ class Loop:
     def _last_entry_of_step(self) -> Entry:
         entries = [entry for entry in self.state.log_history if entry["current_steps"] == self.state.step]
         return {key: value for entry in entries for key, value in entry.items()}
+
+
+def _metric_name(name: str, sets: Sequence[str]) -> str:
+    """The key of a metric in an evaluation's entry. Raises ConfigError for one that no evaluation has."""
+    key = name if name.startswith("eval_") else f"eval_{name}"
+    there = [f"eval_{part}{metric}" for part in ("", *(f"{one}_" for one in sets if one)) for metric in _METRICS]
+    if key not in there:
+        raise ConfigError(f"metric_for_best_model is {name}", fix=f"Evaluations have {', '.join(there)}.")
+    return key
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -75,13 +75,14 @@ class RankSums:
 # Made by RankTrainer, read by raytune.launch.
 @dataclass(frozen=True, slots=True)
 class ModelFacts:
-    """What the driver says about the model. Example: ModelFacts(2442240, 136957248, "single", "cpu", False)"""
+    """What the driver says about the model. Example: ModelFacts(2442240, 136957248, "single", "cpu", False, {"": 109})"""
 
     num_trainable: int
     num_parameters: int
     engine: str
     device: str
     checkpointing: bool
+    eval_rows: dict[str, int]
 
 
 class RankTrainer:
@@ -168,7 +169,8 @@ class RankTrainer:
                 )
             self.engine.load_state(checkpoint / _OPTIMIZER)
             self.engine.load_small_state(json.loads((checkpoint / _SMALL_STATE).read_text()))
-        return ModelFacts(num_trainable, num_parameters, self.engine_name, str(self.device), checkpointing)
+        eval_rows = {name: len(store) for name, store in self.eval_rows.items()}
+        return ModelFacts(num_trainable, num_parameters, self.engine_name, str(self.device), checkpointing, eval_rows)
 
     def train_step(self, step: int, position: Position) -> RankSums:
         """Do this rank's part of optimizer step `step`. All ranks must call it alike."""
@@ -184,16 +186,18 @@ class RankTrainer:
             sums = self.engine.forward_backward(self.loss, batch, scale=scale if len(part) else 0.0, last=last)
             if len(part):
                 total.add(sums, batch)
+            if not math.isfinite(total.loss):
+                raise self._non_finite(step, rows, total, None)
         try:
             stats = self.engine.optimizer_step()
         except NonFiniteGradient as error:
             raise self._non_finite(step, rows, total, error) from None
         return total.result(stats.grad_norm, stats.learning_rate, skipped=stats.skipped)
 
-    def evaluate(self, name: str) -> RankSums:
-        """Sums of this rank's share of evaluation set `name`."""
+    def evaluate(self, name: str, start: int, stop: int) -> RankSums:
+        """Sums of this rank's share of the rows from `start` to before `stop` of evaluation set `name`."""
         store = self.eval_rows[name]
-        rows = np.arange(len(store), dtype=np.int64)
+        rows = np.arange(start, stop, dtype=np.int64)
         total = _Totals()
         for part in self._split(rows, store.lengths, self.cfg.train.per_device_eval_batch_size):
             batch = self._batch(store, part)
@@ -224,7 +228,7 @@ class RankTrainer:
                 epoch=position.epoch,
                 seed=train.seed if train.data_seed is None else train.data_seed,
                 shuffle=not train.disable_shuffling,
-                group_rows=batch_rows if train.group_by_length else None,
+                by_length=train.group_by_length,
             )
             self._order = (position.epoch, order)
         return self._order[1][position.offset : position.offset + batch_rows]
@@ -276,7 +280,9 @@ class RankTrainer:
         )
         return needs_checkpointing(kept, _free_memory(self.device))
 
-    def _non_finite(self, step: int, rows: Sequence[int] | Indices, total: "_Totals", error: Exception) -> TrainError:
+    def _non_finite(
+        self, step: int, rows: Sequence[int] | Indices, total: "_Totals", error: Exception | None
+    ) -> TrainError:
         shown = ", ".join(str(int(row)) for row in rows[:32]) + (" ..." if len(rows) > 32 else "")
         what = "loss is NaN or infinite" if not math.isfinite(total.loss) else f"gradient is not finite ({error})"
         return TrainError(

@@ -17,8 +17,9 @@ class TrainState:
     """The driver's memory of a run, written into every checkpoint.
 
     Args: step: optimizer steps done. elapsed: seconds of training, over all resumptions. best_metric, best_step: of
-    `metric_for_best_model`. stale_evals: evaluations since the best one. log_history: every logged entry, in order.
-    window: (sum of step losses, steps) since the last log entry, so that a resumed run logs the same means.
+    `metric_for_best_model`. stale_evals: evaluations since the best one. data_key: names the prepared rows that
+    `position` points into. log_history: every logged entry, in order. window: (sum of step losses, steps) since the
+    last log entry, so that a resumed run logs the same means.
     """
 
     step: int = 0
@@ -27,6 +28,7 @@ class TrainState:
     num_rows: int = 0
     num_tokens: int = 0
     elapsed: float = 0.0
+    data_key: str | None = None
     best_metric: float | None = None
     best_step: int | None = None
     stale_evals: int = 0

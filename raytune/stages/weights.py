@@ -1,5 +1,6 @@
 """Weights on disk, in Hugging Face's formats: adapters as peft writes them, whole models as transformers does."""
 
+from collections import deque
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,11 @@ def save_weights(engine: Engine, folder: Path, *, tokenizer: PreTrainedTokenizer
     """
     model: Any = engine.model
     adapter = isinstance(model, PeftModel)
-    weights = dict(engine.full_weights(trainable_only=adapter))
+    gathered = engine.full_weights(trainable_only=adapter)
     if dist.is_initialized() and dist.get_rank() != 0:
+        deque(gathered, maxlen=0)  # take part in the gathering, keep nothing
         return
+    weights = dict(gathered)
     if adapter:
         model.save_pretrained(str(folder), state_dict=weights, save_embedding_layers=False)
     else:

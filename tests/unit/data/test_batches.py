@@ -24,7 +24,7 @@ def test_without_shuffling_rows_keep_data_set_order():
 
 def test_grouping_by_length_brings_similar_lengths_together_and_keeps_every_row():
     lengths = np.random.default_rng(0).integers(1, 1000, size=403)
-    order = epoch_order(lengths, epoch=0, seed=0, shuffle=True, group_rows=4)
+    order = epoch_order(lengths, epoch=0, seed=0, shuffle=True, by_length=True)
     assert sorted(order) == list(range(403))
     spread = np.mean([np.ptp(lengths[order[i : i + 4]]) for i in range(0, 400, 4)])
     random_spread = np.mean([np.ptp(lengths[i : i + 4]) for i in range(0, 400, 4)])

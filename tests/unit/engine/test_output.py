@@ -10,8 +10,8 @@ RUN = {"model_name_or_path": "m", "stage": "sft", "dataset": "d"}
 def open_output(folder, identity, *, overwrite, resume) -> Decision:
     """What a run does: decide first, claim the folder once it is ready."""
     decision = decide_start(folder, identity, overwrite=overwrite, resume=resume)
-    claim_output(folder, identity, decision)
-    return decision
+    with claim_output(folder, identity, decision):
+        return decision
 
 
 def with_checkpoint(folder, step=4):
@@ -121,3 +121,26 @@ def test_a_damaged_run_file_is_named(tmp_path):
     (tmp_path / "run.json").write_text("{")
     with pytest.raises(ConfigError, match=r"run\.json cannot be read"):
         decide_start(tmp_path, RUN, overwrite=False, resume=None)
+
+
+def test_two_runs_cannot_write_to_one_folder(tmp_path):
+    decision = decide_start(tmp_path, RUN, overwrite=False, resume=None)
+    with claim_output(tmp_path, RUN, decision):
+        with (
+            pytest.raises(ConfigError, match="another run is writing to output_dir"),
+            claim_output(tmp_path, RUN, decision),
+        ):
+            pass
+        (CheckpointStore(tmp_path).stage(3) / "model.safetensors").write_text("half")
+    assert not list(tmp_path.glob(".staging-*"))
+
+
+def test_published_weights_leave_nothing_of_an_earlier_model(tmp_path):
+    source, target = tmp_path / "checkpoint-1", tmp_path / "out"
+    source.mkdir()
+    target.mkdir()
+    (source / "model.safetensors").write_text("new")
+    for name in ("adapter_model.safetensors", "adapter_config.json", "model-00001-of-00002.safetensors", "notes.txt"):
+        (target / name).write_text("old")
+    publish_weights(source, target)
+    assert sorted(path.name for path in target.iterdir()) == ["model.safetensors", "notes.txt"]

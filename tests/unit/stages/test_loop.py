@@ -41,9 +41,13 @@ class FakeTrainer:
 @dataclass
 class FakeMonitor:
     entries: list[dict[str, float | int]] = field(default_factory=list)
+    steps: list[int] = field(default_factory=list)
 
     def log(self, step: int, entry: dict[str, float | int]) -> None:
         self.entries.append(entry)
+
+    def advance(self, step: int) -> None:
+        self.steps.append(step)
 
     def finish(self) -> None:
         pass

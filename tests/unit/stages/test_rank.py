@@ -127,7 +127,7 @@ def test_loss_and_counts_of_a_step_are_those_of_the_formula(tmp_path):
             labels = torch.tensor(row.labels[1:])
             total += torch.nn.functional.cross_entropy(logits, labels, reduction="sum").item()
             count += int((labels != IGNORE_INDEX).sum())
-    evaluated = rank.evaluate("")
+    evaluated = rank.evaluate("", 0, len(rows))
     sums = rank.train_step(1, Position())
     for found in (sums, evaluated):
         assert found.loss == pytest.approx(total, rel=1e-5)

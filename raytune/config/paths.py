@@ -1,0 +1,54 @@
+"""Paths of a run, made absolute once: processes on a cluster work in folders of their own."""
+
+from pathlib import Path
+
+from raytune.config.run import RunConfig
+
+
+def absolute_paths(cfg: RunConfig) -> RunConfig:
+    """Return the config with every local path absolute; names of data sets and hub ids stay.
+
+    A relative output_dir lies below storage_path when there is one, so that all nodes see it.
+    """
+    storage = _absolute(cfg.cluster.storage_path)
+    output = cfg.output.output_dir
+    if storage is not None and output is not None:
+        output = str(Path(storage) / Path(output).expanduser())
+    resume = cfg.output.resume_from_checkpoint
+    changes = {
+        "model": {"model_name_or_path": _if_there(cfg.model.model_name_or_path)},
+        "adapter": {"adapter_name_or_path": tuple(map(_if_there, cfg.adapter.adapter_name_or_path))},
+        "data": {
+            "dataset": tuple(map(_if_file, cfg.data.dataset)),
+            "eval_dataset": tuple(map(_if_file, cfg.data.eval_dataset)),
+            "dataset_dir": _absolute(cfg.data.dataset_dir),
+            "tokenized_path": _absolute(cfg.data.tokenized_path),
+        },
+        "dataio": {"data_cache_dir": _absolute(cfg.dataio.data_cache_dir)},
+        "cluster": {"storage_path": storage},
+        "output": {
+            "output_dir": _absolute(output),
+            "logging_dir": _absolute(cfg.output.logging_dir),
+            "resume_from_checkpoint": _if_there(resume) if isinstance(resume, str) else resume,
+        },
+    }
+    groups = dict(cfg)
+    return cfg.model_copy(update={name: groups[name].model_copy(update=keys) for name, keys in changes.items()})
+
+
+def is_shared(cfg: RunConfig, *paths: Path) -> bool:
+    """Whether all these absolute paths lie below storage_path, which every node sees."""
+    storage = cfg.cluster.storage_path
+    return storage is not None and all(path.is_relative_to(storage) for path in paths)
+
+
+def _absolute(path: str | None) -> str | None:
+    return None if path is None else str(Path(path).expanduser().absolute())
+
+
+def _if_there(name: str) -> str:
+    return str(Path(name).expanduser().absolute()) if Path(name).expanduser().exists() else name
+
+
+def _if_file(name: str) -> str:
+    return str(Path(name).expanduser().absolute()) if Path(name).expanduser().is_file() else name

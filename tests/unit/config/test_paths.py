@@ -1,0 +1,36 @@
+from pathlib import Path
+
+from raytune.config.load import load_config
+from raytune.config.paths import absolute_paths, is_shared
+from raytune.config.run import RunConfig
+
+
+def config(**keys: object) -> RunConfig:
+    return load_config(
+        {"model_name_or_path": "owner/model", "dataset": "alpaca", "output_dir": "saves/x", **keys}
+    ).config
+
+
+def test_local_paths_become_absolute_and_names_stay(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "model").mkdir()
+    (tmp_path / "rows.jsonl").write_text("{}")
+    cfg = absolute_paths(config(model_name_or_path="model", dataset="rows.jsonl,alpaca", dataset_dir="data"))
+    assert cfg.model.model_name_or_path == str(tmp_path / "model")
+    assert cfg.data.dataset == (str(tmp_path / "rows.jsonl"), "alpaca")
+    assert cfg.data.dataset_dir == str(tmp_path / "data")
+    assert cfg.output.output_dir == str(tmp_path / "saves/x")
+    assert absolute_paths(config()).model.model_name_or_path == "owner/model"
+
+
+def test_a_relative_output_dir_lies_below_the_storage_path():
+    cfg = absolute_paths(config(storage_path="/nfs/team"))
+    assert cfg.output.output_dir == "/nfs/team/saves/x"
+    assert absolute_paths(config(storage_path="/nfs/team", output_dir="/local/x")).output.output_dir == "/local/x"
+
+
+def test_only_what_lies_below_the_storage_path_is_shared():
+    cfg = absolute_paths(config(storage_path="/nfs/team"))
+    assert is_shared(cfg, Path("/nfs/team/saves"), Path("/nfs/team/cache"))
+    assert not is_shared(cfg, Path("/nfs/team/saves"), Path("/home/me/cache"))
+    assert not is_shared(absolute_paths(config()), Path("/nfs/team"))
