@@ -75,7 +75,10 @@ class RankSums:
 # Made by RankTrainer, read by raytune.launch.
 @dataclass(frozen=True, slots=True)
 class ModelFacts:
-    """What the driver says about the model. Example: ModelFacts(2442240, 136957248, "single", "cpu", False, {"": 109})"""
+    """What the driver says about the model.
+
+    Example: ModelFacts(2442240, 136957248, "single", "cpu", False, {"": 109})
+    """
 
     num_trainable: int
     num_parameters: int

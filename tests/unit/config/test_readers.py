@@ -38,6 +38,8 @@ SEVERAL_READERS = {
     "add_tokens": "the tokenizer and the embeddings grow together",
     "add_special_tokens": "the tokenizer and the embeddings grow together",
     "finetuning_type": "it shapes the adapter and what is saved",
+    "flash_attn": "the model is loaded with it, and auto is settled once lengths are known",
+    "per_device_eval_batch_size": "rows are batched by it, and the driver sends parts of so many batches",
     "cutoff_len": "rows are cut to it and positions must reach it",
     "packing": "sft and pt pack differently",
     "neat_packing": "rows are cut for it before they are packed",
