@@ -2,7 +2,7 @@
 
 rows -> one YAML for each -> runs in turn, each in its own process -> rates from when each step was logged -> table
 
-Run from the repository root: python -m benchmarks.sft_vs_llamafactory [--sweep]
+Run from the repository root: python -m benchmarks.sft_vs_llamafactory [--sweep llamafactory]
 """
 
 import argparse
@@ -41,37 +41,38 @@ class Side:
 
 
 _NO_CHECKPOINTING = "disable_gradient_checkpointing=true"
-# The fastest line of the table of settings in README.md.
-THEIR_BEST = Side("llamafactory", "bfloat16", None, (_NO_CHECKPOINTING,))
+# The fastest lines of the tables of settings in README.md.
+THEIR_BEST = Side("llamafactory", "bfloat16", None, ("bf16=true", _NO_CHECKPOINTING))
 OUR_BEST = Side("raytune", "bfloat16", None, ("bf16=true",))
 
-THEIR_SETTINGS = (
-    Side("llamafactory", "float32", None, ()),
-    Side("llamafactory", "float32", None, (_NO_CHECKPOINTING,)),
-    Side("llamafactory", "float32", None, ("bf16=true",)),
-    Side("llamafactory", "float32", None, ("bf16=true", _NO_CHECKPOINTING)),
-    Side("llamafactory", "bfloat16", None, ()),
-    Side("llamafactory", "bfloat16", None, (_NO_CHECKPOINTING,)),
-    Side("llamafactory", "bfloat16", None, ("bf16=true",)),
-    Side("llamafactory", "bfloat16", None, ("bf16=true", _NO_CHECKPOINTING)),
-    Side("llamafactory", "bfloat16", None, ("pure_bf16=true", _NO_CHECKPOINTING)),
-    Side("llamafactory", "float32", 1, (_NO_CHECKPOINTING,)),
-    Side("llamafactory", "bfloat16", 1, (_NO_CHECKPOINTING,)),
-    Side("llamafactory", "bfloat16", 1, ("bf16=true", _NO_CHECKPOINTING)),
-    Side(
-        "llamafactory",
-        "bfloat16",
-        None,
-        (_NO_CHECKPOINTING, "per_device_train_batch_size=1", "gradient_accumulation_steps=4"),
+_ONE_ROW = ("per_device_train_batch_size=1", "gradient_accumulation_steps=4")
+_FOUR_ROWS = ("per_device_train_batch_size=4", "gradient_accumulation_steps=1")
+SETTINGS = {
+    "llamafactory": (
+        Side("llamafactory", "float32", None, ()),
+        Side("llamafactory", "float32", None, (_NO_CHECKPOINTING,)),
+        Side("llamafactory", "float32", None, ("bf16=true",)),
+        Side("llamafactory", "float32", None, ("bf16=true", _NO_CHECKPOINTING)),
+        Side("llamafactory", "bfloat16", None, ()),
+        Side("llamafactory", "bfloat16", None, (_NO_CHECKPOINTING,)),
+        Side("llamafactory", "bfloat16", None, ("bf16=true",)),
+        THEIR_BEST,
+        Side("llamafactory", "bfloat16", None, ("pure_bf16=true", _NO_CHECKPOINTING)),
+        replace(THEIR_BEST, threads=1),
+        Side("llamafactory", "float32", 1, (_NO_CHECKPOINTING,)),
+        replace(THEIR_BEST, extra=(*THEIR_BEST.extra, *_ONE_ROW)),
+        replace(THEIR_BEST, extra=(*THEIR_BEST.extra, *_FOUR_ROWS)),
+        replace(THEIR_BEST, extra=(*THEIR_BEST.extra, "torch_compile=true")),
     ),
-    Side(
-        "llamafactory",
-        "bfloat16",
-        None,
-        (_NO_CHECKPOINTING, "per_device_train_batch_size=4", "gradient_accumulation_steps=1"),
+    "raytune": (
+        Side("raytune", "float32", None, ()),
+        Side("raytune", "float32", None, ("bf16=true",)),
+        OUR_BEST,
+        Side("raytune", "bfloat16", None, ("pure_bf16=true",)),
+        replace(OUR_BEST, extra=(*OUR_BEST.extra, *_ONE_ROW)),
+        replace(OUR_BEST, extra=(*OUR_BEST.extra, *_FOUR_ROWS)),
     ),
-    Side("llamafactory", "bfloat16", None, (_NO_CHECKPOINTING, "torch_compile=true")),
-)
+}
 
 
 def run_side(side: Side, task: Task, opponent: Opponent, tokens: Tokens, minutes: float) -> Figures:
@@ -142,7 +143,7 @@ def arguments() -> argparse.Namespace:
     add("--cache", type=Path, default=cache, help="where LLaMA-Factory's venv is kept")
     add("--data", type=Path, default=Path("../shared/data"), help="folder of the demo data sets")
     add("--work", type=Path, help="folder for configs, outputs and results.json; default a temporary one")
-    add("--sweep", action="store_true", help="compare LLaMA-Factory's settings with each other instead")
+    add("--sweep", choices=list(SETTINGS), help="compare the settings of one program with each other instead")
     add("--only", nargs="*", type=int, help="with --sweep: numbers of the settings to run, from 0")
     add("--repeats", type=int, default=3)
     add("--steps", type=int, default=40)
@@ -163,8 +164,8 @@ def arguments() -> argparse.Namespace:
 
 def sides_of(args: argparse.Namespace) -> list[Side]:
     if args.sweep:
-        chosen = args.only if args.only is not None else range(len(THEIR_SETTINGS))
-        return [THEIR_SETTINGS[number] for number in chosen]
+        settings = SETTINGS[args.sweep]
+        return [settings[number] for number in args.only or range(len(settings))]
     return [
         Side("raytune", args.our_weights, OUR_BEST.threads, tuple(args.ours)),
         Side("llamafactory", args.their_weights, args.their_threads, tuple(args.theirs)),
@@ -188,7 +189,7 @@ def main() -> None:
     runs = run_all(sides_of(args), task, opponent, tokens, repeats=args.repeats, minutes=args.minutes)
     raw = {f"{side.name}: {side.label()}": [asdict(run) for run in done] for side, done in runs.items()}
     (folder / "results.json").write_text(json.dumps(raw, indent=1))
-    print(report(runs, sweep=args.sweep))
+    print(report(runs, sweep=args.sweep is not None))
 
 
 if __name__ == "__main__":
