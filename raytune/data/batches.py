@@ -88,6 +88,7 @@ def split_batch(
     micro_rows: int,
     max_tokens: int | None = None,
     fixed_tokens: int = 0,
+    joined: bool = False,
 ) -> list[list[Indices]]:
     """Cut one global batch into micro-batches and deal them to the ranks.
 
@@ -97,6 +98,7 @@ def split_batch(
     Args: rows: row numbers [B]. lengths: tokens of every row of the data set. micro_rows: rows per micro-batch.
     max_tokens: padded tokens per micro-batch; replaces `micro_rows` when given (a longer row stands alone).
     fixed_tokens: what a micro-batch costs beside its tokens, counted in tokens; used with `max_tokens`.
+    joined: rows of a micro-batch will be joined instead of padded, so `max_tokens` counts their own tokens.
     Returns: for each rank its micro-batches; all ranks have equally many, some of which may be empty (collective
     operations of sharded models must match).
     """
@@ -105,6 +107,8 @@ def split_batch(
     for share in _deal(by_length, lengths, num_ranks):
         if max_tokens is None:
             ranks.append(_chunks(share, micro_rows))
+        elif joined:
+            ranks.append(_full_chunks(share, lengths, max_tokens))
         else:
             ranks.append(_cheapest_chunks(share, lengths, max_tokens, fixed_tokens))
     depth = max(len(parts) for parts in ranks)
@@ -125,6 +129,18 @@ def _deal(by_length: Indices, lengths: Indices, num_ranks: int) -> list[Indices]
 
 def _chunks(rows: Indices, size: int) -> list[Indices]:
     return [rows[start : start + size] for start in range(0, len(rows), size)]
+
+
+def _full_chunks(rows: Indices, lengths: Indices, max_tokens: int) -> list[Indices]:
+    """Cut rows, in order, into chunks of at most `max_tokens` tokens; a longer row stands alone."""
+    chunks: list[Indices] = []
+    start, tokens = 0, 0
+    for place, row in enumerate(rows):
+        if place > start and tokens + int(lengths[row]) > max_tokens:
+            chunks.append(rows[start:place])
+            start, tokens = place, 0
+        tokens += int(lengths[row])
+    return [*chunks, rows[start:]] if len(rows) else chunks
 
 
 def _cheapest_chunks(by_length: Indices, lengths: Indices, max_tokens: int, fixed_tokens: int) -> list[Indices]:

@@ -91,6 +91,26 @@ def collate(
     )
 
 
+def join(rows: Sequence[Row]) -> dict[str, npt.NDArray[np.generic]]:
+    """Put rows one behind the other into one packed row, so that nothing is padded.
+
+    A row's first token loses its label: before it stands another row, which must not predict it.
+    """
+    labels = [row["labels"].copy() for row in rows]
+    for part in labels:
+        part[0] = IGNORE_INDEX
+    segments, last = [], 0
+    for row in rows:
+        segments.append(np.asarray(_segments(row), dtype=np.int64) + last)
+        last = int(segments[-1].max())
+    return {
+        "input_ids": np.concatenate([row["input_ids"] for row in rows]),
+        "labels": np.concatenate(labels),
+        "position_ids": np.concatenate([_positions(row) for row in rows]),
+        "attention_mask": np.concatenate(segments),
+    }
+
+
 def _positions(row: Row) -> npt.NDArray[np.generic]:
     given = row.get("position_ids")
     return given if given is not None and len(given) else np.arange(len(row["input_ids"]))

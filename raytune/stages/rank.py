@@ -19,7 +19,7 @@ from transformers import PreTrainedTokenizerBase
 
 from raytune.config.run import RunConfig
 from raytune.data.batches import PAD_MULTIPLE, Indices, Position, epoch_order, rows_per_step, split_batch
-from raytune.data.collate import Batch, collate
+from raytune.data.collate import Batch, collate, join
 from raytune.data.inputs import DataOptions, ready_template
 from raytune.data.prepared import PreparedData
 from raytune.data.store import RowStore
@@ -50,6 +50,7 @@ _FIXED_TOKENS = {"cpu": 50, "cuda": 2000}
 # Up to this length attention on a CPU is faster by plain matrix products than by the fused kernel (15 % of a step at
 # 128 tokens, 5 % at 256, none at 512), and its score matrices are small.
 _PLAIN_ATTENTION_LENGTH = 256
+_JOINED_LENGTH = 512
 _SMALL_STATE = "small_state.json"
 _OPTIMIZER = "optimizer"
 
@@ -242,8 +243,9 @@ class RankTrainer:
             lengths,
             num_ranks=self.world_size,
             micro_rows=micro_rows,
-            max_tokens=self.cfg.train.max_tokens_per_batch,
+            max_tokens=self._max_tokens,
             fixed_tokens=_FIXED_TOKENS[self.device.type],
+            joined=self._joined,
         )
         return parts[self.rank]
 
@@ -251,17 +253,23 @@ class RankTrainer:
         pad = self.tokenizer.pad_token_id
         label_pad = IGNORE_INDEX if self.cfg.dataio.ignore_pad_token_for_loss else pad
         rows = [store.row(int(row)) for row in part] or [_idle_row(pad)]
+        if self._joined and len(rows) > 1:
+            rows = [join(rows)]
         return collate(
             rows, pad_id=pad, label_pad=label_pad, multiple=PAD_MULTIPLE, row_ids=[int(row) for row in part]
         ).to(self.device)
 
     def _choose_attention(self) -> None:
-        """Settle `flash_attn: auto` once the lengths of the rows are known."""
+        """Settle `flash_attn: auto`, and whether micro-batches are joined, once the lengths of the rows are known."""
+        self._joined, self._max_tokens = False, self.cfg.train.max_tokens_per_batch
         if self.cfg.model.flash_attn != "auto" or self.device.type != "cpu":
             return
         stores = [self.train_rows, *self.eval_rows.values()]
         if max(int(store.lengths.max()) for store in stores) <= _PLAIN_ATTENTION_LENGTH:
             self.model.set_attn_implementation("eager")
+            if self._max_tokens is not None:
+                # Joined rows waste nothing on padding, and up to this length little on attention between them.
+                self._joined, self._max_tokens = True, min(self._max_tokens, _JOINED_LENGTH)
 
     def _set_checkpointing(self) -> bool:
         wanted = self.cfg.precision.gradient_checkpointing

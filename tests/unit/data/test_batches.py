@@ -105,3 +105,19 @@ def test_walking_the_positions_takes_the_computed_number_of_steps(num_rows, batc
 def test_steps_left_after_the_batch_size_changed_cover_the_rest_of_the_epoch():
     # 100 rows, 30 done with batches of 10; the remaining 70 in batches of 40 are 2 steps, and one more epoch is 3.
     assert num_steps(100, 40, epochs=2, start=Position(0, 30)) == 2 + 3
+
+
+@given(st.lists(st.integers(1, 80), min_size=1, max_size=12), st.integers(1, 3))
+def test_joined_rows_fill_micro_batches_up_to_the_limit(row_lengths, num_ranks):
+    lengths = np.array(row_lengths)
+    ranks = split_batch(
+        np.arange(len(lengths)), lengths, num_ranks=num_ranks, micro_rows=1, max_tokens=100, joined=True
+    )
+    dealt = sorted(int(row) for parts in ranks for part in parts for row in part)
+    assert dealt == list(range(len(lengths)))
+    for parts in ranks:
+        filled = [int(lengths[part].sum()) for part in parts if len(part)]
+        assert all(tokens <= 100 for tokens in filled)
+        # Two neighbours never fit into one, else the cut was needless.
+        firsts = [int(lengths[part[0]]) for part in parts if len(part)]
+        assert all(tokens + first > 100 for tokens, first in zip(filled, firsts[1:], strict=False))

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from raytune.data.collate import Batch, Row, collate
+from raytune.data.collate import Batch, Row, collate, join
 
 Q = -100
 
@@ -52,3 +52,19 @@ def test_packed_and_plain_rows_together() -> None:
     assert batch.segment_ids.tolist() == [[1, 1, 2, 2, 2, 0, 0, 0], [1, 1, 0, 0, 0, 0, 0, 0]]
     assert batch.row_ids == [8, 3]
     assert batch.to("cpu").input_ids.tolist() == batch.input_ids.tolist()
+
+
+def test_joined_rows_keep_their_positions_and_their_borders():
+    first = {"input_ids": np.array([5, 6, 7]), "labels": np.array([5, 6, 7])}
+    packed = {
+        "input_ids": np.array([8, 9, 10]),
+        "labels": np.array([8, -100, 10]),
+        "position_ids": np.array([0, 1, 0]),
+        "attention_mask": np.array([1, 1, 2]),
+    }
+    joined = join([first, packed])
+    assert joined["input_ids"].tolist() == [5, 6, 7, 8, 9, 10]
+    assert joined["labels"].tolist() == [-100, 6, 7, -100, -100, 10]
+    assert joined["position_ids"].tolist() == [0, 1, 2, 0, 1, 0]
+    assert joined["attention_mask"].tolist() == [1, 1, 1, 2, 2, 3]
+    assert first["labels"].tolist() == [5, 6, 7]
