@@ -51,6 +51,13 @@ def fuse_lora(model: nn.Module) -> int:
     return len(layers)
 
 
+def trains_fused_only(model: nn.Module) -> bool:
+    """Whether every weight that trains sits in a fused layer, which casts for itself: autocast is not needed then."""
+    fused = [m for m in model.modules() if isinstance(m.forward, partial) and m.forward.func is _forward]
+    cast = {id(param) for layer in fused for param in layer.parameters()}
+    return all(id(param) in cast for param in model.parameters() if param.requires_grad)
+
+
 def _is_plain(layer: LoraLinear) -> bool:
     base = layer.get_base_layer()
     names = list(layer.lora_A)

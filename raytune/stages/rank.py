@@ -32,7 +32,7 @@ from raytune.errors import CheckpointError, TrainError
 from raytune.log import get_logger
 from raytune.losses.reduce import LossSums
 from raytune.models.adapters import attach
-from raytune.models.fused_lora import fuse_lora
+from raytune.models.fused_lora import fuse_lora, trains_fused_only
 from raytune.models.loader import count_parameters, load_model, upcast_head_output, upcast_norms
 from raytune.models.neftune import add_noise
 from raytune.models.tokenizer import load_tokenizer
@@ -162,7 +162,7 @@ class RankTrainer:
             self.cfg.optim,
             total_steps=total_steps,
             device=self.device,
-            autocast=autocast_dtype(self.cfg.precision),
+            autocast=self._autocast(),
             world_size=self.world_size,
         )
         if checkpoint is not None:
@@ -258,6 +258,14 @@ class RankTrainer:
         return collate(
             rows, pad_id=pad, label_pad=label_pad, multiple=PAD_MULTIPLE, row_ids=[int(row) for row in part]
         ).to(self.device)
+
+    def _autocast(self) -> torch.dtype | None:
+        """Dtype the forward pass is cast to; frozen bfloat16 weights with fused adapters need no casting."""
+        wanted = autocast_dtype(self.cfg.precision)
+        shards = self.engine_name == "fsdp2"
+        needless = wanted is torch.bfloat16 and not shards and trains_fused_only(self.model)
+        # Norms and embeddings that were put into float32 on request would meet bfloat16 without it.
+        return None if needless and not self.cfg.precision.upcast_layernorm else wanted
 
     def _choose_attention(self) -> None:
         """Settle `flash_attn: auto`, and whether micro-batches are joined, once the lengths of the rows are known."""

@@ -5,7 +5,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
-from raytune.models.fused_lora import fuse_lora
+from raytune.models.fused_lora import fuse_lora, trains_fused_only
 from tests.helpers.tiny import tiny_model
 
 IDS = torch.tensor([[5, 9, 13, 200, 7], [1, 2, 3, 4, 6]])
@@ -75,3 +75,13 @@ def test_recomputing_activations_gives_the_same_gradients():
     _, found = loss_and_gradients(recomputed)
     for name, gradient in expected.items():
         assert torch.equal(found[name], gradient), name
+
+
+def test_knows_whether_only_fused_layers_train():
+    model = lora()
+    assert not trains_fused_only(model)
+    fuse_lora(model)
+    assert trains_fused_only(model)
+    whole = lora(modules_to_save=["embed_tokens"])
+    fuse_lora(whole)
+    assert not trains_fused_only(whole)
