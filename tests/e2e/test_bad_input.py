@@ -129,6 +129,6 @@ def test_ctrl_c_in_the_middle_saves_and_says_how_to_go_on(home, tmp_path):
     wait_for(out / "trainer_log.jsonl", process)
     press_ctrl_c(process)
     said = said_by(process, code=1)
-    assert f"Interrupted and saved in {out}. The same command goes on from there." in said
+    assert f"Interrupted and saved in {out}. The same command goes on from there" in said
     (step,) = CheckpointStore(out).steps()
     assert not damaged_files(out / f"checkpoint-{step}")
