@@ -53,9 +53,6 @@ class TrainerWorker:
         context = ray.get_runtime_context()
         return context.get_node_id(), ray.util.get_node_ip_address(), os.cpu_count() or 1
 
-    def pid(self) -> int:
-        return os.getpid()
-
     def open_store(self, address: str | None, port: int) -> tuple[str, int]:
         """Rank 0: open the rendezvous store; port 0 takes a free one. Returns where the others find it."""
         from torch.distributed import TCPStore

@@ -147,7 +147,7 @@ VERB_CASES: list[tuple[Verb, dict[str, object], str]] = [
 
 @pytest.mark.parametrize("verb", READY)
 def test_ready_configs_pass(verb: Verb) -> None:
-    check_verb(load(**READY[verb]), verb)
+    assert check_verb(load(**READY[verb]), verb) is None
 
 
 @pytest.mark.parametrize(("verb", "change", "said"), VERB_CASES)
@@ -174,7 +174,7 @@ def test_training_keys_do_not_hinder_chat_and_export() -> None:
 
 
 def test_serving_keys_do_not_hinder_training() -> None:
-    check_built(load(infer_backend="vllm", vllm_maxlen=100, export_quantization_bit=4), "train")
+    assert check_built(load(infer_backend="vllm", vllm_maxlen=100, export_quantization_bit=4), "train") is None
 
 
 def test_what_is_not_built_is_named_with_its_value() -> None:
@@ -186,4 +186,4 @@ def test_what_is_not_built_is_named_with_its_value() -> None:
 @pytest.mark.parametrize("given", [{}, {"use_dora": False}, {"quantization_bit": None}, {"report_to": "none"}])
 def test_defaults_are_built(given: dict[str, object]) -> None:
     for verb in READS:
-        check_built(load(**given), verb)
+        assert check_built(load(**given), verb) is None
