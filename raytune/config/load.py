@@ -19,7 +19,15 @@ from raytune.config.translate import Problem, our_name, translate
 from raytune.errors import ConfigError
 
 SECRETS = frozenset(
-    {"hf_hub_token", "ms_hub_token", "hub_token", "swanlab_api_key", "swanlab_lark_secret", "swanlab_lark_webhook_url"}
+    {
+        "hf_hub_token",
+        "ms_hub_token",
+        "hub_token",
+        "judge_api_key",
+        "swanlab_api_key",
+        "swanlab_lark_secret",
+        "swanlab_lark_webhook_url",
+    }
 )
 """Keys whose values are never written or shown."""
 
