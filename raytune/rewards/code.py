@@ -1,0 +1,91 @@
+"""Reward for programs: the share of the tests that the answer's code passes, run in a sandbox."""
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from time import monotonic
+
+from raytune.log import get_logger
+from raytune.rewards.base import Completion, Score, Unscored, as_text
+from raytune.rewards.sandbox import Limits, Outcome, run_program
+
+log = get_logger(__name__)
+
+FENCE = re.compile(r"^```[ \t]*(\w*)[^\n]*\n(.*?)^```[ \t]*$", re.DOTALL | re.MULTILINE)
+PYTHON = {"", "python", "python3", "py"}
+
+
+class CodeReward:
+    """Runs the answer's Python code against its tests, on all CPUs that this process has.
+
+    A test is a text of statements that raise if it fails (MBPP's and HumanEval's form; all of an answer run in one
+    process) or a mapping {"input": ..., "output": ...} of what a script reads and prints (white space at the ends of
+    lines aside; one process each). The reward is the share passed. Code that hangs, ends early or breaks a limit
+    fails the tests that it has not passed by then; a row without tests scores nothing.
+
+    Args: column: where the tests of each row are: a list of tests, or one. limits: seconds are for all tests of an
+    answer together.
+    Errors: RewardUnavailable if programs cannot be confined on this machine, already when made.
+    """
+
+    def __init__(self, *, column: str, limits: Limits) -> None:
+        self._column = column
+        self._limits = limits
+        if run_program("", limits, tests=()).landlock == 0:
+            log.warning("this kernel has no Landlock: programs that are scored can write wherever this user can")
+
+    def __call__(self, completions: Sequence[Completion], **columns: Sequence[object]) -> list[Score]:
+        pairs = zip(completions, columns[self._column], strict=True)
+        with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+            return list(pool.map(lambda pair: self._one(extract_code(as_text(pair[0])), pair[1]), pairs))
+
+    def _one(self, code: str, tests: object) -> Score:
+        asserts, cases = split_tests(tests)
+        if not asserts and not cases:
+            return Unscored(f"the row has no tests in '{self._column}'")
+        deadline = monotonic() + self._limits.seconds
+        passed = len(run_program(code, self._limits, tests=asserts).passed) if asserts else 0
+        for given, expected in cases:
+            left = deadline - monotonic()
+            if left > 0:
+                outcome = run_program(code, replace(self._limits, seconds=left), stdin=given)
+                passed += prints(outcome, expected)
+        return passed / (len(asserts) + len(cases))
+
+
+def extract_code(answer: str) -> str:
+    """The last fenced block of Python, or of no language; the whole answer if there is none."""
+    blocks = [code for language, code in FENCE.findall(answer) if language.lower() in PYTHON]
+    return blocks[-1] if blocks else answer
+
+
+def split_tests(tests: object) -> tuple[list[str], list[tuple[str, str]]]:
+    """Texts of statements, and (input, output) of scripts. Raises TypeError for anything else."""
+    match tests:
+        case None:
+            return [], []
+        case str() | Mapping():
+            return split_tests([tests])
+        case list() | tuple():
+            asserts = [test for test in tests if isinstance(test, str) and test.strip()]
+            cases = [_case(test) for test in tests if not isinstance(test, str)]
+            return asserts, cases
+        case _:
+            raise TypeError(f"tests are a text, a mapping or a list of them, not {tests!r}")
+
+
+def _case(test: object) -> tuple[str, str]:
+    if not isinstance(test, Mapping) or not {"input", "output"} <= test.keys():
+        raise TypeError(f"a test is a text or has an input and an output, not {test!r}")
+    return str(test["input"]), str(test["output"])
+
+
+def prints(outcome: Outcome, expected: str) -> bool:
+    """Whether a script ended well and printed what it should."""
+    return outcome.status == 0 and _lines(outcome.output) == _lines(expected)
+
+
+def _lines(text: str) -> list[str]:
+    return [line.rstrip() for line in text.strip().splitlines()]

@@ -1,0 +1,70 @@
+import time
+
+import pytest
+
+from raytune.rewards.base import Unscored
+from raytune.rewards.code import CodeReward, extract_code, split_tests
+from raytune.rewards.sandbox import Limits
+
+ADD = "def add(a, b):\n    return a + b\n"
+ASSERTS = ["assert add(1, 2) == 3", "assert add(-1, 1) == 0", "assert add('a', 'b') == 'ab'", "assert add(1, 1) == 3"]
+
+
+def reward(seconds: float = 10) -> CodeReward:
+    return CodeReward(column="tests", limits=Limits(seconds=seconds))
+
+
+def test_the_share_of_tests_passed() -> None:
+    answers = [f"Here you are:\n```python\n{ADD}```\n", ADD, "def add(a, b): return 0", "I cannot."]
+    assert reward()(answers, tests=[ASSERTS] * 4) == [0.75, 0.75, 0.25, 0.0]
+
+
+def test_a_single_text_is_one_test() -> None:
+    check = "def check(f):\n    assert f(1, 2) == 3\n    assert f(0, 0) == 0\ncheck(add)\n"
+    assert reward()([ADD, "def add(a, b): return 3"], tests=[check, check]) == [1.0, 0.0]
+
+
+def test_scripts_are_tested_by_what_they_print() -> None:
+    cases = [{"input": "1 2\n", "output": "3"}, {"input": "4 5\n", "output": "9\n"}]
+    right = "print(sum(map(int, input().split())))"
+    crashes = f"{right}\nraise SystemExit(1)"
+    assert reward()([right, "print('3  ')", crashes], tests=[cases] * 3) == [1.0, 0.5, 0.0]
+
+
+def test_the_main_block_of_a_tested_module_does_not_run() -> None:
+    code = f"{ADD}\nif __name__ == '__main__':\n    print(add(*map(int, input().split())))\n"
+    assert reward()([code, code], tests=[ASSERTS[0], {"input": "1 2", "output": "3"}]) == [1.0, 1.0]
+
+
+def test_endless_answers_take_no_longer_than_the_limit_for_all_their_tests() -> None:
+    begun = time.monotonic()
+    cases = [{"input": "", "output": "1"}] * 20
+    assert reward(seconds=1)(["while True: pass"], tests=[cases]) == [0.0]
+    assert time.monotonic() - begun < 10
+
+
+def test_a_row_without_tests_is_not_scored() -> None:
+    for tests in ([], None, ""):
+        (score,) = reward()([ADD], tests=[tests])
+        assert isinstance(score, Unscored)
+
+
+def test_tests_of_another_form_are_an_error() -> None:
+    with pytest.raises(TypeError, match="input and an output"):
+        split_tests([{"stdin": "1"}])
+    with pytest.raises(TypeError, match="not 5"):
+        split_tests(5)
+
+
+@pytest.mark.parametrize(
+    ("answer", "code"),
+    [
+        ("```python\na\n```\nno:\n```py\nb\n```", "b\n"),
+        ("```python\na\n```\nprints\n```text\n1\n```", "a\n"),
+        ("```\na\n```", "a\n"),
+        ("```Python title=x\na\n```  ", "a\n"),
+        ("x = '```'", "x = '```'"),
+    ],
+)
+def test_the_last_block_of_python_is_the_code(answer: str, code: str) -> None:
+    assert extract_code(answer) == code
