@@ -16,7 +16,7 @@ import yaml
 
 from raytune.config.load import load_config
 from raytune.engine.checkpoint import CheckpointStore
-from raytune.errors import PlacementError, TrainError
+from raytune.errors import ConfigError, PlacementError, TrainError
 from raytune.launch import Summary, train
 from tests.helpers.runs import run_keys
 
@@ -135,6 +135,11 @@ def test_resuming_at_an_epochs_end_gives_the_same_bytes(home, whole, step):
     run(home, **LONG, output_dir=str(cut))
     assert (cut / WEIGHTS).read_bytes() == (whole / WEIGHTS).read_bytes()
     assert losses(cut) == losses(whole)
+
+
+def test_another_adapter_shape_is_refused_before_anything_starts(home, whole):
+    with pytest.raises(ConfigError, match=r"lora_rank was 4, is now 8.* set back what changed"):
+        run(home, **LONG, lora_rank=8, output_dir=str(whole))
 
 
 def test_a_killed_driver_goes_on_and_ends_with_the_same_bytes(home, whole):
