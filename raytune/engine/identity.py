@@ -25,6 +25,8 @@ def identity_of(cfg: RunConfig) -> Identity:
     found: dict[str, object] = {"optim": cfg.optim.optim.removesuffix("_fused")}
     kind = cfg.optim.lr_scheduler_type
     found["lr_scheduler_type"] = kind if kind in _FOLLOW_A_METRIC else "a function of the step"
+    if kind in _FOLLOW_A_METRIC:
+        keys.append("lr_scheduler_kwargs")
     match cfg.adapter.finetuning_type:
         case "lora":
             keys += ["adapter_name_or_path", "create_new_adapter"]
