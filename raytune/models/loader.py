@@ -58,11 +58,6 @@ def count_parameters(model: nn.Module) -> tuple[int, int]:
     return sum(size for size, trains in sizes if trains), sum(size for size, _ in sizes)
 
 
-def estimate_parameters(cfg: ModelConfig) -> int:
-    """All parameters of a model, from its config alone."""
-    return count_parameters(load_model(cfg, dtype=torch.float32, cutoff_len=0, meta=True))[1]
-
-
 def upcast_norms(model: nn.Module) -> None:
     """Put the weights of normalisation layers into float32."""
     for name, param in model.named_parameters():
