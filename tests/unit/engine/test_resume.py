@@ -11,7 +11,7 @@ import torch
 from raytune.config.optim import OptimConfig
 from raytune.engine.base import Engine
 
-BEFORE = {"learning_rate": 0.1, "weight_decay": 0.01, "lr_scheduler_type": "linear"}
+BEFORE: dict[str, Any] = {"learning_rate": 0.1, "weight_decay": 0.01, "lr_scheduler_type": "linear"}
 
 
 @pytest.fixture(autouse=True)
