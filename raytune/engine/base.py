@@ -6,7 +6,7 @@ trains with every engine.
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,7 +55,8 @@ class Engine:
 
     Args: model: built, with its trainable parameters marked. cfg: optimizer and schedule. total_steps: length of the
     schedule in optimizer steps. autocast: dtype of the forward pass when it differs from the weights' own.
-    world_size: number of ranks that share each step.
+    world_size: number of ranks that share each step. wide: modules whose weights stay in float32 when an engine casts
+    those of others.
     """
 
     def __init__(
@@ -67,10 +68,12 @@ class Engine:
         device: torch.device,
         autocast: torch.dtype | None = None,
         world_size: int = 1,
+        wide: Sequence[nn.Module] = (),
     ) -> None:
         self.device = device
         self.world_size = world_size
         self._autocast_dtype = autocast
+        self._wide = wide
         self._max_grad_norm = cfg.max_grad_norm
         self._settings: dict[str, Any] = cfg.model_dump(mode="json")
         self.model = self._place(model)

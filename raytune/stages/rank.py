@@ -122,8 +122,7 @@ class RankTrainer:
         for param in self.model.parameters():
             if not param.requires_grad and param.is_floating_point():
                 param.data = param.data.to(compute_dtype(cfg.precision))
-        if cfg.precision.upcast_layernorm:
-            upcast_norms(self.model)
+        self._wide = upcast_norms(self.model) if cfg.precision.upcast_layernorm else []
         if cfg.precision.upcast_lmhead_output:
             upcast_head_output(self.model)
         if checkpoint is not None and isinstance(self.model, PeftModel):
@@ -164,6 +163,7 @@ class RankTrainer:
             device=self.device,
             autocast=self._autocast(),
             world_size=self.world_size,
+            wide=self._wide,
         )
         if checkpoint is not None:
             if not (checkpoint / _SMALL_STATE).is_file():
