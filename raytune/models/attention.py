@@ -5,6 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from raytune.models import segment_attention
+
 
 def block_diagonal_mask(segment_ids: Tensor, dtype: torch.dtype) -> Tensor:
     """Additive mask in which a token sees itself and the earlier tokens of its own segment.
@@ -26,11 +28,11 @@ def block_diagonal_mask(segment_ids: Tensor, dtype: torch.dtype) -> Tensor:
 def packed_attention(segment_ids: Tensor, *, dtype: torch.dtype, implementation: str | None) -> dict[str, Any]:
     """Keyword arguments of a transformers forward pass that keep the samples of packed rows [B, T] apart.
 
-    Flash attention takes no mask but the borders of the flattened samples; everything else takes the mask.
+    Flash attention and our own take no mask but the borders of the flattened samples; everything else takes the mask.
 
     Args: dtype: of the attention scores. implementation: `model.config._attn_implementation`.
     """
-    if implementation is None or not implementation.startswith("flash_attention"):
+    if implementation is None or not implementation.startswith(("flash_attention", segment_attention.NAME)):
         return {"attention_mask": block_diagonal_mask(segment_ids, dtype)}
     borders = segment_borders(segment_ids)
     longest = int((borders[1:] - borders[:-1]).max())

@@ -31,6 +31,7 @@ from raytune.engine.memory import ModelShape, activation_bytes, needs_checkpoint
 from raytune.errors import CheckpointError, TrainError
 from raytune.log import get_logger
 from raytune.losses.reduce import LossSums
+from raytune.models import segment_attention
 from raytune.models.adapters import attach
 from raytune.models.fused_lora import fuse_lora, trains_fused_only
 from raytune.models.loader import count_parameters, load_model, upcast_head_output, upcast_norms
@@ -47,10 +48,9 @@ STAGE_LOSSES = {"sft": sft.build_loss, "pt": pt.build_loss}
 # What a forward and backward pass costs whatever it holds, in tokens: on a CPU a fit to SmolLM2's step times (0.18 s
 # + tokens / 285 on one core); on a GPU the launch of its kernels, some milliseconds.
 _FIXED_TOKENS = {"cpu": 50, "cuda": 2000}
-# Up to this length attention on a CPU is faster by plain matrix products than by the fused kernel (15 % of a step at
-# 128 tokens, 5 % at 256, none at 512), and its score matrices are small.
-_PLAIN_ATTENTION_LENGTH = 256
-_JOINED_LENGTH = 512
+# Up to this length our attention on a CPU is faster than the fused kernel (a third of a row's attention at 256 tokens),
+# and the probabilities that it keeps for the gradient are small.
+_SEGMENT_LENGTH = 512
 _SMALL_STATE = "small_state.json"
 _OPTIMIZER = "optimizer"
 
@@ -269,15 +269,16 @@ class RankTrainer:
 
     def _choose_attention(self) -> None:
         """Settle `flash_attn: auto`, and whether micro-batches are joined, once the lengths of the rows are known."""
-        self._joined, self._max_tokens = False, self.cfg.train.max_tokens_per_batch
-        if self.cfg.model.flash_attn != "auto" or self.device.type != "cpu":
-            return
+        self._max_tokens = self.cfg.train.max_tokens_per_batch
         stores = [self.train_rows, *self.eval_rows.values()]
-        if max(int(store.lengths.max()) for store in stores) <= _PLAIN_ATTENTION_LENGTH:
-            self.model.set_attn_implementation("eager")
-            if self._max_tokens is not None:
-                # Joined rows waste nothing on padding, and up to this length little on attention between them.
-                self._joined, self._max_tokens = True, min(self._max_tokens, _JOINED_LENGTH)
+        short = max(int(store.lengths.max()) for store in stores) <= _SEGMENT_LENGTH
+        auto = self.cfg.model.flash_attn == "auto" and self.device.type == "cpu"
+        segments = auto and short and segment_attention.serves(self.model)
+        if segments:
+            segment_attention.register()
+            self.model.set_attn_implementation(segment_attention.NAME)
+        # Joined rows waste nothing on padding; an attention that looks between them would eat the gain.
+        self._joined = segments and self._max_tokens is not None
 
     def _set_checkpointing(self) -> bool:
         wanted = self.cfg.precision.gradient_checkpointing
