@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
+from uuid import uuid4
 
 import ray
 from ray.util.placement_group import PlacementGroup, placement_group, placement_group_table, remove_placement_group
@@ -31,6 +32,7 @@ _FORGET_AFTER = 30.0
 
 @dataclass
 class _Ticket:
+    run: str
     priority: int
     arrived: float
     asked: float
@@ -38,21 +40,24 @@ class _Ticket:
 
 @dataclass
 class Queue:
-    """Who may reserve next. Time is passed in, so that tests need not wait."""
+    """Who may reserve next. Time is passed in, so that tests need not wait.
+
+    Runs are known by their tickets, for two of them may have one name.
+    """
 
     tickets: dict[str, _Ticket] = field(default_factory=dict)
 
-    def ask(self, run: str, priority: int, now: float) -> str | None:
-        """Return None when it is the run's turn, else the name of the run before it."""
-        self.tickets = {name: t for name, t in self.tickets.items() if now - t.asked < _FORGET_AFTER or name == run}
-        ticket = self.tickets.setdefault(run, _Ticket(priority, now, now))
-        ticket.asked = now
-        first = min(self.tickets, key=lambda name: (-self.tickets[name].priority, self.tickets[name].arrived))
-        return None if first == run else first
+    def ask(self, ticket: str, run: str, priority: int, now: float) -> str | None:
+        """Return None when it is the ticket's turn, else the name of the run before it."""
+        self.tickets = {key: t for key, t in self.tickets.items() if now - t.asked < _FORGET_AFTER or key == ticket}
+        mine = self.tickets.setdefault(ticket, _Ticket(run, priority, now, now))
+        mine.asked = now
+        first = min(self.tickets.values(), key=lambda t: (-t.priority, t.arrived))
+        return None if first is mine else first.run
 
-    def settle(self, run: str) -> None:
+    def settle(self, ticket: str) -> None:
         """The run has its placement group, or has given up."""
-        self.tickets.pop(run, None)
+        self.tickets.pop(ticket, None)
 
 
 class Scheduler:
@@ -61,11 +66,11 @@ class Scheduler:
     def __init__(self) -> None:
         self._queue = Queue()
 
-    def ask(self, run: str, priority: int) -> str | None:
-        return self._queue.ask(run, priority, time.monotonic())
+    def ask(self, ticket: str, run: str, priority: int) -> str | None:
+        return self._queue.ask(ticket, run, priority, time.monotonic())
 
-    def settle(self, run: str) -> None:
-        self._queue.settle(run)
+    def settle(self, ticket: str) -> None:
+        self._queue.settle(ticket)
 
 
 def nodes() -> list[NodeShape]:
@@ -95,12 +100,13 @@ def reserve(plan: Plan, *, timeout: float) -> PlacementGroup:
         name=NAME, namespace=NAMESPACE, lifetime="detached", get_if_exists=True, num_cpus=0
     )
     scheduler: Any = actor.remote()
+    ticket = uuid4().hex
     deadline = time.monotonic() + timeout
     try:
-        _wait_for_turn(scheduler, plan, deadline, timeout)
+        _wait_for_turn(scheduler, ticket, plan, deadline, timeout)
         return _create(plan, deadline, timeout)
     finally:
-        ray.get(scheduler.settle.remote(plan.run), timeout=_CALL_DEADLINE)
+        ray.get(scheduler.settle.remote(ticket), timeout=_CALL_DEADLINE)
 
 
 def release(group: PlacementGroup) -> None:
@@ -108,9 +114,10 @@ def release(group: PlacementGroup) -> None:
     remove_placement_group(group)
 
 
-def _wait_for_turn(scheduler: Any, plan: Plan, deadline: float, timeout: float) -> None:
+def _wait_for_turn(scheduler: Any, ticket: str, plan: Plan, deadline: float, timeout: float) -> None:
     said = None
-    while (before := ray.get(scheduler.ask.remote(plan.run, plan.priority), timeout=_CALL_DEADLINE)) is not None:
+    ask = scheduler.ask.remote
+    while (before := ray.get(ask(ticket, plan.run, plan.priority), timeout=_CALL_DEADLINE)) is not None:
         if before != said:
             log.info("waiting: run %s is before this one in the queue", before)
             said = before
