@@ -15,7 +15,8 @@ from uuid import uuid4
 import ray
 from ray.util.placement_group import PlacementGroup, placement_group, placement_group_table, remove_placement_group
 
-from actors.placement import NodeShape, Plan, place
+from actors.autoscaling import adds_nodes
+from actors.placement import NodeShape, Plan, homes, place
 from raytune.errors import PlacementError
 from raytune.log import get_logger
 
@@ -92,10 +93,10 @@ def node_shapes(alive: list[dict[str, Any]]) -> list[NodeShape]:
 def reserve(plan: Plan, *, timeout: float) -> PlacementGroup:
     """Reserve all bundles of `plan` as one placement group owned by this process.
 
-    Raises PlacementError at once when no set of nodes could hold it, and after `timeout` seconds, naming who holds what
-    is missing, when the cluster stays busy.
+    Raises PlacementError at once when the nodes could never hold it and no autoscaler adds others, and after `timeout`
+    seconds, naming what was waited for: nodes to come, or who holds the ones that are there.
     """
-    place(plan, nodes())
+    homes(plan, nodes(), adds_nodes=adds_nodes())
     actor = ray.remote(Scheduler).options(
         name=NAME, namespace=NAMESPACE, lifetime="detached", get_if_exists=True, num_cpus=0
     )
@@ -130,20 +131,39 @@ def _wait_for_turn(scheduler: Any, ticket: str, plan: Plan, deadline: float, tim
 
 
 def _create(plan: Plan, deadline: float, timeout: float) -> PlacementGroup:
+    # Waiting for it is also what makes an autoscaler start nodes.
     group = placement_group([b.resources() for b in plan.bundles], strategy="PACK", name=PREFIX + plan.run)
-    said = False
+    said: str | None = None
     while not group.wait(timeout_seconds=_POLL if said else 2.0):
-        if not said:
-            log.info("waiting for resources: %s", holders(plan))
-            said = True
+        lacking = _lacking(plan)
+        reason = holders(plan) if lacking is None else lacking.what
+        if said is None:
+            what = "resources" if lacking is None else "the autoscaler to add nodes"
+            # What GPUs it could bring is not known before it has brought one.
+            without = "" if lacking is None or plan.gpus else "; no GPUs are asked for (gpus_per_worker asks for them)"
+            log.info("waiting for %s: %s%s", what, reason, without)
+            said = reason
         if time.monotonic() > deadline:
-            reason = holders(plan)
             remove_placement_group(group)
-            raise PlacementError(
-                f"the cluster stayed busy for {timeout:g} s: {reason}",
-                fix="Wait for the holder, stop it, or raise placement_timeout.",
-            )
+            raise _too_late(reason, timeout, lacking)
     return group
+
+
+def _lacking(plan: Plan) -> PlacementError | None:
+    """What the living nodes lack for `plan`; None when they only have to become free."""
+    try:
+        place(plan, nodes())
+    except PlacementError as error:
+        return error
+    return None
+
+
+def _too_late(reason: str, timeout: float, lacking: PlacementError | None) -> PlacementError:
+    if lacking is None:
+        fix = "Wait for the holder, stop it, or raise placement_timeout."
+        return PlacementError(f"the cluster stayed busy for {timeout:g} s: {reason}", fix=fix)
+    fix = "Look with `ray status` whether the autoscaler may and can add such nodes, or raise placement_timeout."
+    return PlacementError(f"the autoscaler added too few nodes within {timeout:g} s: {reason}", fix=fix)
 
 
 def holders(plan: Plan) -> str:
