@@ -1,13 +1,12 @@
 """Causal attention on a CPU, a sample and a block of queries at a time.
 
 Rows are joined without padding, so most of a dense [T, T] score matrix would be masked away: by the borders between
-samples and by causality. Here a block of queries meets only the keys it may see, and the query heads that share a
-key head are stacked above it instead of copying the keys for each of them.
+samples and by causality. Here a block of queries meets only the keys it may see: those of its own sample, and of the
+prefix that the sample may share with others. The query heads of one key head are stacked instead of copying the keys.
 """
 
 from collections.abc import Sequence
-from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +17,23 @@ NAME = "raytune_segments"
 _BLOCK = 128
 # As transformers' source shows, their layers hand the attention function a scale, and a window if the config has one.
 _PLAIN_MODELS = ("llama", "mistral", "qwen2", "qwen3", "smollm3")
+
+
+class Span(NamedTuple):
+    """The tokens start ... end - 1 of a flattened batch, which see each other causally, and the prefix before them.
+
+    Example: Span(30, 90, 0, 30)      # the answer of one sample to a question, tokens 0 to 29, that others share
+    """
+
+    start: int
+    end: int
+    prefix_start: int = 0
+    prefix_end: int = 0
+
+    @property
+    def prefix(self) -> int:
+        """Tokens of the prefix."""
+        return self.prefix_end - self.prefix_start
 
 
 def register() -> None:
@@ -46,36 +62,49 @@ def segment_attention(
     attention_mask: Tensor | None,
     scaling: float,
     dropout: float = 0.0,
-    cu_seq_lens_q: Tensor | None = None,
+    spans: Sequence[Span] | None = None,
     **_kwargs: Any,
 ) -> tuple[Tensor, None]:
     """transformers' attention function.
 
-    Args: query [B, H, T, D], key and value [B, K, T, D] with H a multiple of K. cu_seq_lens_q: borders of the samples
-    of the flattened batch, int32 [S + 1]; absent, every row is one sample (padding on the right sees, but is not seen).
+    Args: query [B, H, T, D], key and value [B, K, T, D] with H a multiple of K. spans: the samples of the flattened
+    batch, without gaps; absent, every row is one sample (padding on the right sees, but is not seen).
     Returns: [B, T, H, D].
     """
     if attention_mask is not None or dropout:
         raise ValueError("this attention knows causality and the borders of samples, no other mask and no dropout")
     batch, _, length, _ = query.shape
-    if cu_seq_lens_q is None:
-        return _attend(query, key, value, scaling, [0, length]).transpose(1, 2), None
+    if spans is None:
+        return _attend(query, key, value, scaling, [Span(0, length)]).transpose(1, 2), None
     query, key, value = (part.transpose(0, 1).flatten(1, 2)[None] for part in (query, key, value))  # [1, H, B * T, D]
-    output = _attend(query, key, value, scaling, cu_seq_lens_q.tolist())
+    output = _attend(query, key, value, scaling, spans)
     return output[0].transpose(0, 1).unflatten(0, (batch, length)), None
 
 
-def _attend(query: Tensor, key: Tensor, value: Tensor, scaling: float, borders: list[int]) -> Tensor:
-    return _SegmentAttention.apply(query, key, value, scaling, borders)  # type: ignore[return-value]
+def _attend(query: Tensor, key: Tensor, value: Tensor, scaling: float, spans: Sequence[Span]) -> Tensor:
+    return _SegmentAttention.apply(query, key, value, scaling, spans)  # type: ignore[return-value]
 
 
-def _blocks(borders: Sequence[int]) -> list[tuple[int, int, int]]:
-    """(first key, first query, end) of every block of queries."""
+def _blocks(spans: Sequence[Span]) -> list[tuple[Span, int]]:
+    """Every block of queries: the part of its span that ends with it, and its first query."""
     return [
-        (start, first, min(first + _BLOCK, end))
-        for start, end in pairwise(borders)
-        for first in range(start, end, _BLOCK)
+        (span._replace(end=min(first + _BLOCK, span.end)), first)
+        for span in spans
+        for first in range(span.start, span.end, _BLOCK)
     ]
+
+
+def _seen(keys: Tensor, span: Span) -> Tensor:
+    """What the last query of a span sees of keys or values [N, 1, T, D]: [N, prefix and span, D]."""
+    own = keys[:, 0, span.start : span.end]
+    return torch.cat([keys[:, 0, span.prefix_start : span.prefix_end], own], dim=1) if span.prefix else own
+
+
+def _add_seen(total: Tensor, span: Span, part: Tensor) -> None:
+    """Add what `_seen` took, [N, prefix and span, D], where it was taken from."""
+    if span.prefix:
+        total[:, 0, span.prefix_start : span.prefix_end] += part[:, : span.prefix]
+    total[:, 0, span.start : span.end] += part[:, span.prefix :]
 
 
 class _SegmentAttention(torch.autograd.Function):
@@ -86,17 +115,17 @@ class _SegmentAttention(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, scale: float, borders: list[int]) -> Tensor:
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, scale: float, spans: Sequence[Span]) -> Tensor:
         q, k, v = _stack(query * scale, key), _stack(key, key), _stack(value, key)
         out = torch.empty_like(q)
         kept = []
-        for start, first, end in _blocks(borders):
-            scores = _product(q[:, :, first:end], k[:, 0, start:end].transpose(1, 2))
-            probs = _causal_softmax(scores, diagonal=first - start)
-            out[:, :, first:end] = _product(probs, v[:, 0, start:end])
+        for span, first in _blocks(spans):
+            scores = _product(q[:, :, first : span.end], _seen(k, span).transpose(1, 2))
+            probs = _causal_softmax(scores, diagonal=span.prefix + first - span.start)
+            out[:, :, first : span.end] = _product(probs, _seen(v, span))
             kept.append(probs)
         ctx.save_for_backward(q, k, v, *kept)
-        ctx.scale, ctx.borders = scale, borders
+        ctx.scale, ctx.spans = scale, spans
         return out.reshape(query.shape)
 
     @staticmethod
@@ -105,13 +134,13 @@ class _SegmentAttention(torch.autograd.Function):
         shape = grads[0].shape
         grad = grads[0].reshape(q.shape)
         grad_q, grad_k, grad_v = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
-        for (start, first, end), probs in zip(_blocks(ctx.borders), kept, strict=True):
-            seen, mine = slice(start, end), grad[:, :, first:end]
-            grad_v[:, 0, seen] += _transposed_product(probs, mine)
-            grad_probs = _product(mine, v[:, 0, seen].transpose(1, 2))
+        for (span, first), probs in zip(_blocks(ctx.spans), kept, strict=True):
+            mine = grad[:, :, first : span.end]
+            _add_seen(grad_v, span, _transposed_product(probs, mine))
+            grad_probs = _product(mine, _seen(v, span).transpose(1, 2))
             grad_scores = torch.ops.aten._softmax_backward_data(grad_probs, probs, -1, probs.dtype)
-            grad_q[:, :, first:end] = _product(grad_scores, k[:, 0, seen])
-            grad_k[:, 0, seen] += _transposed_product(grad_scores, q[:, :, first:end])
+            grad_q[:, :, first : span.end] = _product(grad_scores, _seen(k, span))
+            _add_seen(grad_k, span, _transposed_product(grad_scores, q[:, :, first : span.end]))
         batch, heads = shape[0], k.shape[0] // shape[0]
         narrow = (batch, heads, *k.shape[2:])
         return grad_q.mul_(ctx.scale).reshape(shape), grad_k.reshape(narrow), grad_v.reshape(narrow), None, None

@@ -189,7 +189,7 @@ class RankTrainer:
             last = number == len(mine) - 1
             sums = self.engine.forward_backward(self.loss, batch, scale=scale if len(part) else 0.0, last=last)
             if len(part):
-                total.add(sums, batch)
+                total.add(sums, part, self.train_rows)
             if not math.isfinite(total.loss):
                 raise self._non_finite(step, rows, total, None)
         try:
@@ -207,7 +207,7 @@ class RankTrainer:
             batch = self._batch(store, part)
             sums = self.engine.evaluate(self.loss, batch)
             if len(part):
-                total.add(sums, batch)
+                total.add(sums, part, store)
         return total.result(0.0, 0.0, skipped=False)
 
     def metric_step(self, metric: float) -> None:
@@ -254,7 +254,8 @@ class RankTrainer:
         label_pad = IGNORE_INDEX if self.cfg.dataio.ignore_pad_token_for_loss else pad
         rows = [store.row(int(row)) for row in part] or [_idle_row(pad)]
         if self._joined and len(rows) > 1:
-            rows = [join(rows)]
+            packed = any(len(row.get("position_ids", ())) for row in rows)
+            rows = [join(rows, share_prefixes=self._share_prefixes and not packed)]
         return collate(
             rows, pad_id=pad, label_pad=label_pad, multiple=PAD_MULTIPLE, row_ids=[int(row) for row in part]
         ).to(self.device)
@@ -279,6 +280,8 @@ class RankTrainer:
             self.model.set_attn_implementation(segment_attention.NAME)
         # Joined rows waste nothing on padding; an attention that looks between them would eat the gain.
         self._joined = segments and self._max_tokens is not None
+        # Noise and dropout are drawn for each sample by itself, also where samples begin alike.
+        self._share_prefixes = not self.cfg.train.neftune_noise_alpha and not self.cfg.adapter.lora_dropout
 
     def _set_checkpointing(self) -> bool:
         wanted = self.cfg.precision.gradient_checkpointing
@@ -320,12 +323,12 @@ class _Totals:
     num_tokens: int = 0
     num_rows: int = 0
 
-    def add(self, sums: LossSums, batch: Batch) -> None:
+    def add(self, sums: LossSums, rows: Indices, store: RowStore) -> None:
         self.loss += float(sums.loss.detach())
         self.correct += int(sums.correct)
         self.num_label_tokens += sums.count
-        self.num_tokens += batch.num_tokens
-        self.num_rows += len(batch.row_ids)
+        self.num_tokens += int(store.lengths[rows].sum())
+        self.num_rows += len(rows)
 
     def result(self, grad_norm: float, learning_rate: float, *, skipped: bool) -> RankSums:
         counts = (self.loss, self.correct, self.num_label_tokens, self.num_tokens, self.num_rows)

@@ -1,11 +1,14 @@
 """Attention in blocks against the dense formula, written with one masked score matrix."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from raytune.models import segment_attention
+from raytune.models.segment_attention import Span
 from tests.helpers.tiny import tiny_model
 
 SCALE = 0.17
@@ -38,16 +41,30 @@ def test_outputs_and_gradients_equal_the_dense_formula(batch: int, borders: list
     ends = [length * (row + 1) for row in range(batch)] if borders is None else borders[1:]
     sample = torch.bucketize(torch.arange(batch * length), torch.tensor(ends), right=True).view(batch, length)
     expected = dense(query, key, value, sample)
-    cu = None if borders is None else torch.tensor(borders, dtype=torch.int32)
-    found, _ = segment_attention.segment_attention(
-        torch.nn.Identity(), query, key, value, None, SCALE, cu_seq_lens_q=cu
-    )
+    spans = None if borders is None else [Span(start, end) for start, end in pairwise(borders)]
+    found, _ = segment_attention.segment_attention(torch.nn.Identity(), query, key, value, None, SCALE, spans=spans)
+    assert_equal(found, expected, (query, key, value))
+
+
+def assert_equal(found: Tensor, expected: Tensor, inputs: tuple[Tensor, ...]) -> None:
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
     grad = torch.randn(expected.shape, generator=torch.Generator().manual_seed(1))
-    inputs = (query, key, value)
     wanted = torch.autograd.grad(expected, inputs, grad)
     for mine, theirs in zip(torch.autograd.grad(found, inputs, grad), wanted, strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_samples_that_share_a_prefix_equal_samples_that_repeat_it() -> None:
+    query, key, value = heads(1, 300)
+    prefix, first, second, other = range(140), range(140, 180), range(180, 290), range(290, 300)
+    spans = [Span(0, 140), Span(140, 180, 0, 140), Span(180, 290, 0, 140), Span(290, 300)]
+    found, _ = segment_attention.segment_attention(torch.nn.Identity(), query, key, value, None, SCALE, spans=spans)
+    parts = []
+    for start, rest in ((prefix, first), (prefix, second), (other, ())):
+        places = torch.tensor([*start, *rest])
+        alone = dense(*(part[:, :, places] for part in (query, key, value)), torch.zeros(1, len(places)))
+        parts.append(alone if not parts or not rest else alone[:, len(start) :])
+    assert_equal(found, torch.cat(parts, dim=1), (query, key, value))
 
 
 def test_bfloat16_stays_near_float32() -> None:
