@@ -62,7 +62,7 @@ def test_samples_that_share_a_prefix_equal_samples_that_repeat_it() -> None:
     parts = []
     for start, rest in ((prefix, first), (prefix, second), (other, ())):
         places = torch.tensor([*start, *rest])
-        alone = dense(*(part[:, :, places] for part in (query, key, value)), torch.zeros(1, len(places)))
+        alone = dense(query[:, :, places], key[:, :, places], value[:, :, places], torch.zeros(1, len(places)))
         parts.append(alone if not parts or not rest else alone[:, len(start) :])
     assert_equal(found, torch.cat(parts, dim=1), (query, key, value))
 
