@@ -13,15 +13,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ray
-from ray.exceptions import GetTimeoutError, RayError, RayTaskError
-from ray.util.placement_group import PlacementGroup
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
+from ray.exceptions import RayError, RayTaskError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raytune.config.model import ModelConfig
 from raytune.config.run import RunConfig
 from raytune.data.inputs import DataOptions, Inputs, cache_key, find_inputs, tokenizer_digest
 from raytune.data.prepared import PreparedData, begin_build, open_prepared, publish
-from raytune.errors import DataError, PlacementError, RaytuneError
+from raytune.errors import DataError, RaytuneError
 from raytune.log import get_logger
 from raytune.models.embedded import resolve_model_path
 
@@ -59,9 +58,6 @@ class DataWorker:
         self._options = options
         self._built: tuple[Path, Any] | None = None
 
-    def node(self) -> str:
-        return ray.get_runtime_context().get_node_id()
-
     def index(self, file: "SourceFile") -> tuple[Path, int]:
         from raytune.data.scan import index_file
 
@@ -97,22 +93,17 @@ class DataWorker:
 
 
 def num_data_workers(cfg: RunConfig) -> int:
-    """Data workers that a plan makes room for: preprocessing_num_workers, else one a core, up to 8."""
+    """At most so many data workers: preprocessing_num_workers, else one a core, up to 8."""
     return cfg.data.preprocessing_num_workers or min(os.cpu_count() or 1, MAX_WORKERS)
 
 
-def prepare_data(
-    cfg: RunConfig,
-    *,
-    placement: PlacementGroup | None = None,
-    bundles: Sequence[int] = (),
-    progress: Progress | None = None,
-) -> PreparedData:
+def prepare_data(cfg: RunConfig, *, progress: Progress | None = None) -> PreparedData:
     """Return the prepared rows of a run: those of tokenized_path, of the cache, or new ones.
 
-    Args: placement, bundles: where the data workers run; without them on the driver's node (on any node with
-        data_shared_file_system). progress: called on the driver after each block.
-    Raises: DataError for a data set, row or template that is broken; PlacementError when no worker can start.
+    The data workers run on the driver's node (on any node with data_shared_file_system).
+
+    Args: progress: called on the driver after each block.
+    Raises: DataError for a data set, row or template that is broken, and when no worker gets its work done.
     """
     given = Path(cfg.data.tokenized_path).expanduser() if cfg.data.tokenized_path else None
     if given is not None and given.is_dir() and any(given.iterdir()):
@@ -128,7 +119,7 @@ def prepare_data(
         return found
     overwrite = final.exists()
     build = begin_build(final)
-    pool = WorkerPool(cfg, options, _enough_workers(cfg, inputs, len(bundles)), placement, bundles)
+    pool = WorkerPool(cfg, options, _enough_workers(cfg, inputs))
     try:
         _build(pool, options, inputs, build, key, progress)
         return publish(build, final, overwrite=overwrite)
@@ -152,11 +143,11 @@ def _tokenizer_folder(model: ModelConfig) -> Path:
     return Path(resolve_model_path(model.model_name_or_path, weights=False, **settings))
 
 
-def _enough_workers(cfg: RunConfig, inputs: Inputs, places: int) -> int:
-    """As many as there are places for, but none that would start only to find the work done."""
+def _enough_workers(cfg: RunConfig, inputs: Inputs) -> int:
+    """As many as the config allows, but none that would start only to find the work done."""
     size = sum(Path(file.path).stat().st_size for file in inputs.files if file.kind != "hub")
     hub = any(file.kind == "hub" for file in inputs.files)
-    wanted = places or num_data_workers(cfg)
+    wanted = num_data_workers(cfg)
     return wanted if hub else max(1, min(wanted, size // _BYTES_PER_WORKER))
 
 
@@ -197,40 +188,12 @@ Call = tuple[int, str, Callable[[Any], Any]]
 class WorkerPool:
     """Data workers, and who is busy with what."""
 
-    def __init__(
-        self,
-        cfg: RunConfig,
-        options: DataOptions,
-        count: int,
-        placement: PlacementGroup | None,
-        bundles: Sequence[int],
-    ) -> None:
+    def __init__(self, cfg: RunConfig, options: DataOptions, count: int) -> None:
         self._timeout = cfg.cluster.placement_timeout
-        self.workers: list[Any] = []
-        home = ray.get_runtime_context().get_node_id()
-        anywhere = cfg.data.data_shared_file_system
-        for settings in _settings(count, placement, bundles, home, anywhere):
-            self.workers.append(self._start(cfg.model, options, settings))
-        if not anywhere and placement is not None:
-            self._keep_those_at(home, cfg.model, options)
-
-    def _start(self, model: ModelConfig, options: DataOptions, settings: dict[str, Any]) -> Any:
-        actor = ray.remote(DataWorker).options(max_restarts=_RESTARTS, max_task_retries=_RESTARTS, **settings)
-        return actor.remote(model, options)
-
-    def _keep_those_at(self, home: str, model: ModelConfig, options: DataOptions) -> None:
-        """Without a shared file system only the driver's node has the files and the cache."""
-        try:
-            nodes = ray.get([worker.node.remote() for worker in self.workers], timeout=self._timeout)
-        except GetTimeoutError:
-            raise self._late("start") from None
-        for worker, node in zip(list(self.workers), nodes, strict=True):
-            if node != home:
-                ray.kill(worker)
-                self.workers.remove(worker)
-        if not self.workers:
-            here = NodeAffinitySchedulingStrategy(home, soft=False)
-            self.workers.append(self._start(model, options, {"num_cpus": 0, "scheduling_strategy": here}))
+        actor = ray.remote(DataWorker).options(
+            max_restarts=_RESTARTS, max_task_retries=_RESTARTS, **_home(count, cfg.data.data_shared_file_system)
+        )
+        self.workers: list[Any] = [actor.remote(cfg.model, options) for _ in range(count)]
 
     def run(self, calls: Iterable[Call], deadline: float, *, in_flight: int = _IN_FLIGHT) -> Iterator[tuple[int, Any]]:
         """Give the calls to whoever is free; yield (number, result) as they come.
@@ -275,13 +238,7 @@ class WorkerPool:
             fix = "Most often memory ran out: lower preprocessing_num_workers or preprocessing_batch_size."
             raise DataError(what, where=str(error).strip().splitlines()[0], fix=fix) from None
 
-    def _late(self, what: str) -> PlacementError | DataError:
-        free = ray.available_resources().get("CPU", 0)
-        if what == "start":
-            return PlacementError(
-                f"no data worker started within {self._timeout:g} s ({free:g} CPUs are free)",
-                fix="Raise placement_timeout, or lower preprocessing_num_workers.",
-            )
+    def _late(self, what: str) -> DataError:
         return DataError(f"no data worker finished in time: {what}", fix="Look at the node's load and its disk.")
 
     def close(self) -> None:
@@ -289,20 +246,15 @@ class WorkerPool:
             ray.kill(worker)
 
 
-def _settings(
-    count: int, placement: PlacementGroup | None, bundles: Sequence[int], home: str, anywhere: bool
-) -> list[dict[str, Any]]:
-    """Ray's options for each worker."""
-    if placement is not None:
-        strategies = [PlacementGroupSchedulingStrategy(placement, placement_group_bundle_index=i) for i in bundles]
-        return [{"num_cpus": 1, "scheduling_strategy": strategy} for strategy in strategies[:count]]
+def _home(count: int, anywhere: bool) -> dict[str, Any]:
+    """Ray's options that say where `count` workers run."""
     # Data workers live for seconds and the ranks of their run wait for them: on a full cluster they run beside those.
     # Those pinned to the driver's node ask for no CPU: a head node may have none to give.
     if not anywhere:
-        pinned = NodeAffinitySchedulingStrategy(home, soft=False)
-        return [{"num_cpus": 0, "scheduling_strategy": pinned}] * count
+        pinned = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        return {"num_cpus": 0, "scheduling_strategy": pinned}
     cpus = 1 if ray.available_resources().get("CPU", 0) >= count else 0
-    return [{"num_cpus": cpus, "scheduling_strategy": "SPREAD"}] * count
+    return {"num_cpus": cpus, "scheduling_strategy": "SPREAD"}
 
 
 def _cause(error: RayTaskError) -> BaseException:

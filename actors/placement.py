@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from raytune.errors import PlacementError
 
+NODE_TO_COME = "a node that the autoscaler would add"
+
 
 # Made by plan builders, read by actors.scheduler and `raytune plan`.
 @dataclass(frozen=True, slots=True)
@@ -90,6 +92,16 @@ def place(plan: Plan, nodes: Sequence[NodeShape]) -> list[str]:
         free[home][1] -= bundle.gpus
         homes[index] = home
     return [homes[index] for index in range(len(plan.bundles))]
+
+
+def homes(plan: Plan, nodes: Sequence[NodeShape], *, adds_nodes: bool) -> list[str]:
+    """As `place`; a plan too large for the living nodes of a cluster that adds nodes goes to nodes still to come."""
+    try:
+        return place(plan, nodes)
+    except PlacementError:
+        if not adds_nodes:
+            raise
+    return [NODE_TO_COME] * len(plan.bundles)
 
 
 def _does_not_fit(plan: Plan, bundle: Bundle, nodes: Sequence[NodeShape]) -> PlacementError:

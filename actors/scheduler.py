@@ -10,11 +10,13 @@ import time
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
+from uuid import uuid4
 
 import ray
 from ray.util.placement_group import PlacementGroup, placement_group, placement_group_table, remove_placement_group
 
-from actors.placement import NodeShape, Plan, place
+from actors.autoscaling import adds_nodes
+from actors.placement import NodeShape, Plan, homes, place
 from raytune.errors import PlacementError
 from raytune.log import get_logger
 
@@ -31,6 +33,7 @@ _FORGET_AFTER = 30.0
 
 @dataclass
 class _Ticket:
+    run: str
     priority: int
     arrived: float
     asked: float
@@ -38,21 +41,24 @@ class _Ticket:
 
 @dataclass
 class Queue:
-    """Who may reserve next. Time is passed in, so that tests need not wait."""
+    """Who may reserve next. Time is passed in, so that tests need not wait.
+
+    Runs are known by their tickets, for two of them may have one name.
+    """
 
     tickets: dict[str, _Ticket] = field(default_factory=dict)
 
-    def ask(self, run: str, priority: int, now: float) -> str | None:
-        """Return None when it is the run's turn, else the name of the run before it."""
-        self.tickets = {name: t for name, t in self.tickets.items() if now - t.asked < _FORGET_AFTER or name == run}
-        ticket = self.tickets.setdefault(run, _Ticket(priority, now, now))
-        ticket.asked = now
-        first = min(self.tickets, key=lambda name: (-self.tickets[name].priority, self.tickets[name].arrived))
-        return None if first == run else first
+    def ask(self, ticket: str, run: str, priority: int, now: float) -> str | None:
+        """Return None when it is the ticket's turn, else the name of the run before it."""
+        self.tickets = {key: t for key, t in self.tickets.items() if now - t.asked < _FORGET_AFTER or key == ticket}
+        mine = self.tickets.setdefault(ticket, _Ticket(run, priority, now, now))
+        mine.asked = now
+        first = min(self.tickets.values(), key=lambda t: (-t.priority, t.arrived))
+        return None if first is mine else first.run
 
-    def settle(self, run: str) -> None:
+    def settle(self, ticket: str) -> None:
         """The run has its placement group, or has given up."""
-        self.tickets.pop(run, None)
+        self.tickets.pop(ticket, None)
 
 
 class Scheduler:
@@ -61,11 +67,11 @@ class Scheduler:
     def __init__(self) -> None:
         self._queue = Queue()
 
-    def ask(self, run: str, priority: int) -> str | None:
-        return self._queue.ask(run, priority, time.monotonic())
+    def ask(self, ticket: str, run: str, priority: int) -> str | None:
+        return self._queue.ask(ticket, run, priority, time.monotonic())
 
-    def settle(self, run: str) -> None:
-        self._queue.settle(run)
+    def settle(self, ticket: str) -> None:
+        self._queue.settle(ticket)
 
 
 def nodes() -> list[NodeShape]:
@@ -87,20 +93,21 @@ def node_shapes(alive: list[dict[str, Any]]) -> list[NodeShape]:
 def reserve(plan: Plan, *, timeout: float) -> PlacementGroup:
     """Reserve all bundles of `plan` as one placement group owned by this process.
 
-    Raises PlacementError at once when no set of nodes could hold it, and after `timeout` seconds, naming who holds what
-    is missing, when the cluster stays busy.
+    Raises PlacementError at once when the nodes could never hold it and no autoscaler adds others, and after `timeout`
+    seconds, naming what was waited for: nodes to come, or who holds the ones that are there.
     """
-    place(plan, nodes())
+    homes(plan, nodes(), adds_nodes=adds_nodes())
     actor = ray.remote(Scheduler).options(
         name=NAME, namespace=NAMESPACE, lifetime="detached", get_if_exists=True, num_cpus=0
     )
     scheduler: Any = actor.remote()
+    ticket = uuid4().hex
     deadline = time.monotonic() + timeout
     try:
-        _wait_for_turn(scheduler, plan, deadline, timeout)
+        _wait_for_turn(scheduler, ticket, plan, deadline, timeout)
         return _create(plan, deadline, timeout)
     finally:
-        ray.get(scheduler.settle.remote(plan.run), timeout=_CALL_DEADLINE)
+        ray.get(scheduler.settle.remote(ticket), timeout=_CALL_DEADLINE)
 
 
 def release(group: PlacementGroup) -> None:
@@ -108,9 +115,10 @@ def release(group: PlacementGroup) -> None:
     remove_placement_group(group)
 
 
-def _wait_for_turn(scheduler: Any, plan: Plan, deadline: float, timeout: float) -> None:
+def _wait_for_turn(scheduler: Any, ticket: str, plan: Plan, deadline: float, timeout: float) -> None:
     said = None
-    while (before := ray.get(scheduler.ask.remote(plan.run, plan.priority), timeout=_CALL_DEADLINE)) is not None:
+    ask = scheduler.ask.remote
+    while (before := ray.get(ask(ticket, plan.run, plan.priority), timeout=_CALL_DEADLINE)) is not None:
         if before != said:
             log.info("waiting: run %s is before this one in the queue", before)
             said = before
@@ -123,20 +131,39 @@ def _wait_for_turn(scheduler: Any, plan: Plan, deadline: float, timeout: float) 
 
 
 def _create(plan: Plan, deadline: float, timeout: float) -> PlacementGroup:
+    # Waiting for it is also what makes an autoscaler start nodes.
     group = placement_group([b.resources() for b in plan.bundles], strategy="PACK", name=PREFIX + plan.run)
-    said = False
+    said: str | None = None
     while not group.wait(timeout_seconds=_POLL if said else 2.0):
-        if not said:
-            log.info("waiting for resources: %s", holders(plan))
-            said = True
+        lacking = _lacking(plan)
+        reason = holders(plan) if lacking is None else lacking.what
+        if said is None:
+            what = "resources" if lacking is None else "the autoscaler to add nodes"
+            # What GPUs it could bring is not known before it has brought one.
+            without = "" if lacking is None or plan.gpus else "; no GPUs are asked for (gpus_per_worker asks for them)"
+            log.info("waiting for %s: %s%s", what, reason, without)
+            said = reason
         if time.monotonic() > deadline:
-            reason = holders(plan)
             remove_placement_group(group)
-            raise PlacementError(
-                f"the cluster stayed busy for {timeout:g} s: {reason}",
-                fix="Wait for the holder, stop it, or raise placement_timeout.",
-            )
+            raise _too_late(reason, timeout, lacking)
     return group
+
+
+def _lacking(plan: Plan) -> PlacementError | None:
+    """What the living nodes lack for `plan`; None when they only have to become free."""
+    try:
+        place(plan, nodes())
+    except PlacementError as error:
+        return error
+    return None
+
+
+def _too_late(reason: str, timeout: float, lacking: PlacementError | None) -> PlacementError:
+    if lacking is None:
+        fix = "Wait for the holder, stop it, or raise placement_timeout."
+        return PlacementError(f"the cluster stayed busy for {timeout:g} s: {reason}", fix=fix)
+    fix = "Look with `ray status` whether the autoscaler may and can add such nodes, or raise placement_timeout."
+    return PlacementError(f"the autoscaler added too few nodes within {timeout:g} s: {reason}", fix=fix)
 
 
 def holders(plan: Plan) -> str:

@@ -26,6 +26,7 @@ from raytune.data.sources import find_files, find_specs
 from raytune.data.template import check_vocabulary, read_template
 from raytune.engine.checkpoint import CheckpointStore, write_json
 from raytune.engine.disk import writes_to
+from raytune.engine.identity import identity_of
 from raytune.engine.output import Decision, claim_output, decide_start, publish_weights, write_results
 from raytune.errors import TrainError
 from raytune.log import configure, get_logger
@@ -64,7 +65,7 @@ def train(resolved: Resolved) -> Summary:
     check_inputs(cfg)
     decision = decide_start(
         folder,
-        _identity(cfg),
+        identity_of(cfg),
         overwrite=cfg.output.overwrite_output_dir,
         resume=cfg.output.resume_from_checkpoint,
     )
@@ -160,7 +161,7 @@ def _run(cfg: RunConfig, folder: Path, decision: Decision, interruption: "_Inter
             ", recomputing activations" if facts.checkpointing else "",
         )
         log.info("ready after %.1f s", time.monotonic() - started)
-        with claim_output(folder, _identity(cfg), decision), writes_to(folder):
+        with claim_output(folder, identity_of(cfg), decision), writes_to(folder):
             write_json(folder / "resolved_config.json", dump(cfg))
             return _train(cfg, folder, group, loop_plan, state, interruption)
     finally:
@@ -314,15 +315,6 @@ def _listening() -> Iterator[_Interruption]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _identity(cfg: RunConfig) -> dict[str, str]:
-    return {
-        "model_name_or_path": cfg.model.model_name_or_path,
-        "stage": cfg.train.stage,
-        "finetuning_type": cfg.adapter.finetuning_type,
-        "dataset": ",".join(cfg.data.dataset),
-    }
 
 
 def _run_name(cfg: RunConfig) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -10,9 +10,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from raytune.data.prefix import Row, split_prefixes
 from raytune.types import IGNORE_INDEX
-
-Row = Mapping[str, npt.NDArray[np.generic]]
 
 
 # Made by collate, read by the engine and the losses.
@@ -23,6 +22,8 @@ class Batch:
     `position_ids` and `segment_ids` are set where a row is packed: segments number the samples of a row 1, 2, ..., 0
     is padding, and attention never crosses them. Without them plain causal attention is right, for padding stands
     behind every token that counts. `row_ids` are the rows' numbers in their store, `lengths` their unpadded tokens.
+    In a batch of one row that `join` made, samples may share the tokens they begin with: `parents[s]` is the segment
+    that segment s goes on from, or 0, and attention looks back into it.
 
     Example: Batch(ids, labels, None, None, row_ids=[4, 0], lengths=[6, 2])      # ids and labels [2, 8]
     """
@@ -33,6 +34,7 @@ class Batch:
     segment_ids: Tensor | None  # [B, T] int64
     row_ids: list[int]
     lengths: list[int]
+    parents: list[int] | None = None
 
     @property
     def num_label_tokens(self) -> int:
@@ -88,14 +90,21 @@ def collate(
         segment_ids=_pad([_segments(row) for row in rows], width, 0) if packed else None,
         row_ids=list(range(len(rows)) if row_ids is None else row_ids),
         lengths=lengths,
+        parents=rows[0]["parents"].tolist() if "parents" in rows[0] else None,
     )
 
 
-def join(rows: Sequence[Row]) -> dict[str, npt.NDArray[np.generic]]:
+def join(rows: Sequence[Row], *, share_prefixes: bool = False) -> dict[str, npt.NDArray[np.generic]]:
     """Put rows one behind the other into one packed row, so that nothing is padded.
 
     A row's first token loses its label: before it stands another row, which must not predict it.
+
+    Args: share_prefixes: unlabelled tokens that rows have in common at their start are put down once; a column
+    `parents` tells which segment goes on from which (see Batch). Rows must not be packed ones then.
     """
+    if share_prefixes:
+        pieces, parents = split_prefixes(rows)
+        return {**join(pieces), "parents": np.array([0, *parents])}
     labels = [row["labels"].copy() for row in rows]
     for part in labels:
         part[0] = IGNORE_INDEX

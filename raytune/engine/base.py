@@ -6,7 +6,7 @@ trains with every engine.
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,16 +16,19 @@ import torch.distributed.checkpoint as dcp
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
 from torch.distributed.tensor import DTensor
-from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from transformers.optimization import GreedyLR
 
 from raytune.config.optim import OptimConfig
 from raytune.data.collate import Batch
 from raytune.engine.loss_scale import LossScale
-from raytune.engine.optim import build_optimizer
-from raytune.engine.schedule import build_schedule
+from raytune.engine.optim import build_optimizer, group_settings
+from raytune.engine.schedule import build_schedule, resume_schedule
+from raytune.log import get_logger
 from raytune.losses.reduce import LossSums
 from raytune.models.logprobs import label_logits
+
+log = get_logger(__name__)
 
 LogitsOf = Callable[[Batch], tuple[Tensor, Tensor]]
 """Gives the logits [N, V] and labels [N] of a batch's N labelled positions."""
@@ -52,7 +55,8 @@ class Engine:
 
     Args: model: built, with its trainable parameters marked. cfg: optimizer and schedule. total_steps: length of the
     schedule in optimizer steps. autocast: dtype of the forward pass when it differs from the weights' own.
-    world_size: number of ranks that share each step.
+    world_size: number of ranks that share each step. wide: modules whose weights stay in float32 when an engine casts
+    those of others.
     """
 
     def __init__(
@@ -64,11 +68,14 @@ class Engine:
         device: torch.device,
         autocast: torch.dtype | None = None,
         world_size: int = 1,
+        wide: Sequence[nn.Module] = (),
     ) -> None:
         self.device = device
         self.world_size = world_size
         self._autocast_dtype = autocast
+        self._wide = wide
         self._max_grad_norm = cfg.max_grad_norm
+        self._settings: dict[str, Any] = cfg.model_dump(mode="json")
         self.model = self._place(model)
         self.forward: Callable[..., Any] = self._wrap(self.model)
         self.optimizer = build_optimizer(self.model, cfg)
@@ -163,24 +170,27 @@ class Engine:
         dcp.save(state, checkpoint_id=folder, no_dist=self.world_size == 1)
 
     def load_state(self, folder: Path) -> None:
-        """Load what `save_state` wrote. Collective."""
+        """Load what `save_state` wrote, but for settings such as weight decay: those stay the config's. Collective."""
+        settings = group_settings(self.optimizer)
         state = {"optimizer": get_optimizer_state_dict(self.model, self.optimizer)}
         dcp.load(state, checkpoint_id=folder, no_dist=self.world_size == 1)
         set_optimizer_state_dict(self.model, self.optimizer, state["optimizer"])
+        for group, kept in zip(self.optimizer.param_groups, settings, strict=True):
+            group.update(kept)
 
     def small_state(self) -> dict[str, Any]:
-        """State that is equal on all ranks and small: schedule and loss scale."""
+        """State that is equal on all ranks and small: schedule, loss scale and the settings they were made with."""
         scale = self.loss_scale.state() if self.loss_scale else None
-        return {"schedule": self.schedule.state_dict(), "loss_scale": scale}
+        return {"schedule": self.schedule.state_dict(), "loss_scale": scale, "settings": self._settings}
 
     def load_small_state(self, state: dict[str, Any]) -> None:
-        self.schedule.load_state_dict(state["schedule"])
-        if isinstance(self.schedule, LambdaLR):
-            # A run may go on with more epochs than it was planned for: the rate is that of today's schedule.
-            for group, base, factor in zip(
-                self.optimizer.param_groups, self.schedule.base_lrs, self.schedule.lr_lambdas, strict=True
-            ):
-                group["lr"] = base * factor(self.schedule.last_epoch)
+        """Load what `small_state` gave, after `load_state`. Settings stay the config's; a changed one is said aloud."""
+        before: dict[str, Any] = state["settings"]
+        for key, now in self._settings.items():
+            if before.get(key) != now:
+                log.info("%s was %s when the checkpoint was saved, is now %s", key, before.get(key), now)
+        rates = {"before": before["learning_rate"], "now": self._settings["learning_rate"]}
+        resume_schedule(self.schedule, state["schedule"], **rates)
         if self.loss_scale and state["loss_scale"]:
             self.loss_scale.load(state["loss_scale"])
 

@@ -31,6 +31,9 @@ class FSDP2Engine(Engine):
             # The shards are cast before they are gathered, so no autocast is needed and half as much travels.
             policy = MixedPrecisionPolicy(param_dtype=self._autocast_dtype, reduce_dtype=torch.float32)
             self._autocast_dtype = None
+        for module in self._wide:
+            # A group of its own, which the policy of the others does not cast; nor is its input.
+            fully_shard(module, mesh=mesh, mp_policy=MixedPrecisionPolicy(cast_forward_inputs=False))
         for layer in decoder_layers(model):
             fully_shard(layer, mesh=mesh, mp_policy=policy)
         fully_shard(model, mesh=mesh, mp_policy=policy)

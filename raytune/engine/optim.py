@@ -31,6 +31,13 @@ def decay_groups(named: Iterable[tuple[str, nn.Parameter]], *, weight_decay: flo
     return [group for group in groups if group["params"]]
 
 
+def group_settings(optimizer: Optimizer) -> ParamGroups:
+    """What the config says about each parameter group; the learning rate of the moment is state."""
+    return [
+        {key: value for key, value in group.items() if key not in ("params", "lr")} for group in optimizer.param_groups
+    ]
+
+
 def _extra(cfg: OptimConfig) -> dict[str, Any]:
     """Parse `optim_args` ("key=value, key=value"), as Hugging Face does."""
     if not cfg.optim_args:

@@ -13,6 +13,7 @@ from filelock import FileLock, Timeout
 
 from raytune.engine.checkpoint import MANIFEST, CheckpointStore, verify, write_json
 from raytune.engine.disk import cannot_write, is_full, nearest, writes_to
+from raytune.engine.identity import SUBJECT, Identity, differences
 from raytune.errors import CheckpointError, ConfigError
 
 _RUN_FILE = "run.json"
@@ -31,9 +32,6 @@ _LOCK = ".lock"
 _RESULTS = ("checkpoint-*", "*.safetensors", "*_results.json")
 # Parts of a checkpoint that serve resuming alone and are not part of the finished model.
 _STATE_FILES = {MANIFEST, "trainer_state.json", "small_state.json", "optimizer"}
-
-Identity = dict[str, str]
-"""The settings that make two runs the same run: model, data, stage, method."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +53,7 @@ def decide_start(folder: Path, identity: Identity, *, overwrite: bool, resume: s
     an explicit `resume` wins over `overwrite`; a folder with something else in it is refused.
 
     Args: resume: `resume_from_checkpoint`: a path, True or "auto" for the newest one, False for none, None for auto.
+    Raises: ConfigError, CheckpointError for a folder of another run, or a checkpoint that does not fit this one.
     """
     _check_writable(folder)
     if not overwrite and not _belongs_to(folder, identity):
@@ -62,10 +61,11 @@ def decide_start(folder: Path, identity: Identity, *, overwrite: bool, resume: s
             f"output_dir {folder} is not empty and holds no run of raytune",
             fix="Name another output_dir, or set overwrite_output_dir: true.",
         )
-    if overwrite and not _resumes_inside(folder, resume):
-        outside = _decide(CheckpointStore(folder), resume) if _is_path(resume) else Decision(None, None)
-        return replace(outside, clears=True)
-    return _decide(CheckpointStore(folder), resume)
+    clears = overwrite and not _resumes_inside(folder, resume)
+    decision = Decision(None, None) if clears and not _is_path(resume) else _decide(CheckpointStore(folder), resume)
+    if decision.checkpoint is not None:
+        _check_fits(decision.checkpoint, identity)
+    return replace(decision, clears=clears)
 
 
 @contextmanager
@@ -146,14 +146,32 @@ def _belongs_to(folder: Path, identity: Identity) -> bool:
     if not (folder / _RUN_FILE).is_file():
         return False
     there = _read_run(folder / _RUN_FILE)
-    differing = [key for key in identity if there.get(key) != identity[key]]
+    differing = differences(there, identity)
     if differing and any(next(folder.glob(pattern), None) for pattern in _RESULTS):
-        what = ", ".join(f"{key} was {there.get(key)}, is now {identity[key]}" for key in differing)
         raise ConfigError(
-            f"output_dir {folder} belongs to another run: {what}",
-            fix="Name another output_dir, or set overwrite_output_dir: true.",
+            f"output_dir {folder} belongs to another run: {_changes(there, identity, differing)}",
+            fix="To go on with that run, set back what changed; else name another output_dir, or set "
+            "overwrite_output_dir: true.",
         )
     return True
+
+
+def _check_fits(checkpoint: Path, identity: Identity) -> None:
+    """Raise ConfigError for a checkpoint, of whichever folder, whose tensors have another shape than this run's."""
+    of_its_run = checkpoint.absolute().parent / _RUN_FILE
+    if not of_its_run.is_file():
+        return
+    there = _read_run(of_its_run)
+    differing = [key for key in differences(there, identity) if key not in SUBJECT]
+    if differing:
+        raise ConfigError(
+            f"checkpoint {checkpoint} does not fit this run: {_changes(there, identity, differing)}",
+            fix="Set back what changed, or start anew without resume_from_checkpoint.",
+        )
+
+
+def _changes(before: Identity, now: Identity, keys: list[str]) -> str:
+    return ", ".join(f"{key} was {before[key]}, is now {now[key]}" for key in keys)
 
 
 def _read_run(path: Path) -> Identity:

@@ -1,6 +1,5 @@
 """The folder that an export writes: whole or not at all."""
 
-import errno
 import json
 import os
 import shutil
@@ -10,7 +9,8 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from raytune.errors import ModelError
+from raytune.engine.disk import is_full, writes_to
+from raytune.errors import CheckpointError, ModelError
 
 MARKER = "raytune_export.json"
 """Says that the folder is an export, what it was made from, and that a later export may replace it."""
@@ -48,20 +48,21 @@ def whole_folder(target: Path, facts: dict[str, object], *, size: int) -> Iterat
                 f"the export needs {size / 1e9:.1f} GB and {target.parent} has {free / 1e9:.1f} GB left",
                 fix="Free some space, or put export_dir on another disk.",
             )
-        yield temporary
-        (temporary / MARKER).write_text(json.dumps(facts, indent=2) + "\n")
-        _share(temporary)
-        _swap(temporary, target)
+        with writes_to(temporary):
+            yield temporary
+            (temporary / MARKER).write_text(json.dumps(facts, indent=2) + "\n")
+            _share(temporary)
+            _swap(temporary, target)
+    except CheckpointError as error:
+        raise _cannot_write(target, error.__cause__ or error) from error
     except (OSError, SafetensorError) as error:
         raise _cannot_write(target, error) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _cannot_write(target: Path, error: Exception) -> ModelError:
-    # safetensors reports what the system said inside its message only.
-    full = (isinstance(error, OSError) and error.errno == errno.ENOSPC) or "No space left" in str(error)
-    if full:
+def _cannot_write(target: Path, error: BaseException) -> ModelError:
+    if is_full(target, error):
         fix = "Free some space, or put export_dir on another disk."
         return ModelError(f"the disk of export_dir {target} is full; nothing was left behind", fix=fix)
     return ModelError(f"cannot write export_dir {target}: {error}", fix="Name a folder that can be written.")

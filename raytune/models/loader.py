@@ -58,16 +58,21 @@ def count_parameters(model: nn.Module) -> tuple[int, int]:
     return sum(size for size, trains in sizes if trains), sum(size for size, _ in sizes)
 
 
-def estimate_parameters(cfg: ModelConfig) -> int:
-    """All parameters of a model, from its config alone."""
-    return count_parameters(load_model(cfg, dtype=torch.float32, cutoff_len=0, meta=True))[1]
+def upcast_norms(model: nn.Module) -> list[nn.Module]:
+    """Put the weights of normalisation layers into float32; what they give keeps the dtype of what they take.
 
-
-def upcast_norms(model: nn.Module) -> None:
-    """Put the weights of normalisation layers into float32."""
-    for name, param in model.named_parameters():
-        if param.ndim == 1 and "norm" in name:
+    Returns: these layers.
+    """
+    norms = []
+    for name, module in model.named_modules():
+        weights = [param for param in module.parameters(recurse=False) if param.ndim == 1]
+        if not weights or "norm" not in name:
+            continue
+        for param in weights:
             param.data = param.data.to(torch.float32)
+        module.register_forward_hook(lambda _norm, inputs, output: output.to(inputs[0].dtype))
+        norms.append(module)
+    return norms
 
 
 def upcast_head_output(model: Any) -> None:

@@ -47,4 +47,5 @@ def _attention(batch: Batch, head: nn.Module, config: Any) -> dict[str, Any]:
     if batch.segment_ids is None:
         return {"attention_mask": None}
     dtype = next(head.parameters()).dtype
-    return packed_attention(batch.segment_ids, dtype=dtype, implementation=config._attn_implementation)
+    implementation = config._attn_implementation
+    return packed_attention(batch.segment_ids, dtype=dtype, implementation=implementation, parents=batch.parents)

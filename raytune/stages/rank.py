@@ -31,6 +31,7 @@ from raytune.engine.memory import ModelShape, activation_bytes, needs_checkpoint
 from raytune.errors import CheckpointError, TrainError
 from raytune.log import get_logger
 from raytune.losses.reduce import LossSums
+from raytune.models import segment_attention
 from raytune.models.adapters import attach
 from raytune.models.fused_lora import fuse_lora, trains_fused_only
 from raytune.models.loader import count_parameters, load_model, upcast_head_output, upcast_norms
@@ -47,10 +48,9 @@ STAGE_LOSSES = {"sft": sft.build_loss, "pt": pt.build_loss}
 # What a forward and backward pass costs whatever it holds, in tokens: on a CPU a fit to SmolLM2's step times (0.18 s
 # + tokens / 285 on one core); on a GPU the launch of its kernels, some milliseconds.
 _FIXED_TOKENS = {"cpu": 50, "cuda": 2000}
-# Up to this length attention on a CPU is faster by plain matrix products than by the fused kernel (15 % of a step at
-# 128 tokens, 5 % at 256, none at 512), and its score matrices are small.
-_PLAIN_ATTENTION_LENGTH = 256
-_JOINED_LENGTH = 512
+# Up to this length our attention on a CPU is faster than the fused kernel (a third of a row's attention at 256 tokens),
+# and the probabilities that it keeps for the gradient are small.
+_SEGMENT_LENGTH = 512
 _SMALL_STATE = "small_state.json"
 _OPTIMIZER = "optimizer"
 
@@ -122,8 +122,7 @@ class RankTrainer:
         for param in self.model.parameters():
             if not param.requires_grad and param.is_floating_point():
                 param.data = param.data.to(compute_dtype(cfg.precision))
-        if cfg.precision.upcast_layernorm:
-            upcast_norms(self.model)
+        self._wide = upcast_norms(self.model) if cfg.precision.upcast_layernorm else []
         if cfg.precision.upcast_lmhead_output:
             upcast_head_output(self.model)
         if checkpoint is not None and isinstance(self.model, PeftModel):
@@ -164,6 +163,7 @@ class RankTrainer:
             device=self.device,
             autocast=self._autocast(),
             world_size=self.world_size,
+            wide=self._wide,
         )
         if checkpoint is not None:
             if not (checkpoint / _SMALL_STATE).is_file():
@@ -189,7 +189,7 @@ class RankTrainer:
             last = number == len(mine) - 1
             sums = self.engine.forward_backward(self.loss, batch, scale=scale if len(part) else 0.0, last=last)
             if len(part):
-                total.add(sums, batch)
+                total.add(sums, part, self.train_rows)
             if not math.isfinite(total.loss):
                 raise self._non_finite(step, rows, total, None)
         try:
@@ -207,7 +207,7 @@ class RankTrainer:
             batch = self._batch(store, part)
             sums = self.engine.evaluate(self.loss, batch)
             if len(part):
-                total.add(sums, batch)
+                total.add(sums, part, store)
         return total.result(0.0, 0.0, skipped=False)
 
     def metric_step(self, metric: float) -> None:
@@ -254,7 +254,8 @@ class RankTrainer:
         label_pad = IGNORE_INDEX if self.cfg.dataio.ignore_pad_token_for_loss else pad
         rows = [store.row(int(row)) for row in part] or [_idle_row(pad)]
         if self._joined and len(rows) > 1:
-            rows = [join(rows)]
+            packed = any(len(row.get("position_ids", ())) for row in rows)
+            rows = [join(rows, share_prefixes=self._share_prefixes and not packed)]
         return collate(
             rows, pad_id=pad, label_pad=label_pad, multiple=PAD_MULTIPLE, row_ids=[int(row) for row in part]
         ).to(self.device)
@@ -269,15 +270,18 @@ class RankTrainer:
 
     def _choose_attention(self) -> None:
         """Settle `flash_attn: auto`, and whether micro-batches are joined, once the lengths of the rows are known."""
-        self._joined, self._max_tokens = False, self.cfg.train.max_tokens_per_batch
-        if self.cfg.model.flash_attn != "auto" or self.device.type != "cpu":
-            return
+        self._max_tokens = self.cfg.train.max_tokens_per_batch
         stores = [self.train_rows, *self.eval_rows.values()]
-        if max(int(store.lengths.max()) for store in stores) <= _PLAIN_ATTENTION_LENGTH:
-            self.model.set_attn_implementation("eager")
-            if self._max_tokens is not None:
-                # Joined rows waste nothing on padding, and up to this length little on attention between them.
-                self._joined, self._max_tokens = True, min(self._max_tokens, _JOINED_LENGTH)
+        short = max(int(store.lengths.max()) for store in stores) <= _SEGMENT_LENGTH
+        auto = self.cfg.model.flash_attn == "auto" and self.device.type == "cpu"
+        segments = auto and short and segment_attention.serves(self.model)
+        if segments:
+            segment_attention.register()
+            self.model.set_attn_implementation(segment_attention.NAME)
+        # Joined rows waste nothing on padding; an attention that looks between them would eat the gain.
+        self._joined = segments and self._max_tokens is not None
+        # Noise and dropout are drawn for each sample by itself, also where samples begin alike.
+        self._share_prefixes = not self.cfg.train.neftune_noise_alpha and not self.cfg.adapter.lora_dropout
 
     def _set_checkpointing(self) -> bool:
         wanted = self.cfg.precision.gradient_checkpointing
@@ -319,12 +323,12 @@ class _Totals:
     num_tokens: int = 0
     num_rows: int = 0
 
-    def add(self, sums: LossSums, batch: Batch) -> None:
+    def add(self, sums: LossSums, rows: Indices, store: RowStore) -> None:
         self.loss += float(sums.loss.detach())
         self.correct += int(sums.correct)
         self.num_label_tokens += sums.count
-        self.num_tokens += batch.num_tokens
-        self.num_rows += len(batch.row_ids)
+        self.num_tokens += int(store.lengths[rows].sum())
+        self.num_rows += len(rows)
 
     def result(self, grad_norm: float, learning_rate: float, *, skipped: bool) -> RankSums:
         counts = (self.loss, self.correct, self.num_label_tokens, self.num_tokens, self.num_rows)

@@ -36,9 +36,13 @@ def save_weights(engine: Engine, folder: Path, *, tokenizer: PreTrainedTokenizer
 
 def load_adapter_weights(model: PeftModel, checkpoint: Path) -> None:
     """Put the adapter of `checkpoint` into `model`, which has the same adapter with other values."""
-    report = set_peft_model_state_dict(model, load_peft_weights(str(checkpoint), device="cpu"))
+    fix = "Resume with the adapter settings (lora_target, lora_rank, additional_target) it was trained with."
+    try:
+        report = set_peft_model_state_dict(model, load_peft_weights(str(checkpoint), device="cpu"))
+    except RuntimeError as error:  # torch's word for tensors of another size
+        reason = str(error).strip().splitlines()[-1].strip()
+        raise CheckpointError(f"the adapter in {checkpoint} does not fit this run: {reason}", fix=fix) from error
     if report.unexpected_keys:
         raise CheckpointError(
-            f"the adapter in {checkpoint} does not fit this run: it has {report.unexpected_keys[0]}",
-            fix="Resume with the adapter settings (lora_target, lora_rank, additional_target) it was trained with.",
+            f"the adapter in {checkpoint} does not fit this run: it has {report.unexpected_keys[0]}", fix=fix
         )

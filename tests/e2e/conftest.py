@@ -59,9 +59,12 @@ class TwoNodes:
         kept = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
         auth = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token), "RAY_JOB_STOP_WAIT_TIME_S": "30"}
         self.environment = {**kept, **auth}
-        self._gcs, dashboard, client, *self._ports = _free_ports(3 + 2 * len(_PER_NODE))
-        self._head_ports = [
-            f"--port={self._gcs}",
+        gcs, dashboard, client, *self._ports = _free_ports(3 + 2 * len(_PER_NODE))
+        self.address = f"{HEAD}:{gcs}"
+        self.head_options = [
+            "--head",
+            f"--dashboard-host={HEAD}",
+            f"--port={gcs}",
             f"--dashboard-port={dashboard}",
             f"--ray-client-server-port={client}",
         ]
@@ -70,10 +73,9 @@ class TwoNodes:
 
     def start(self) -> None:
         """Start both nodes. Raises: AssertionError, TimeoutExpired."""
-        place = f"--dashboard-host={HEAD}"
-        self._start_node("--head", place, *self._head_ports, address=HEAD, folder="head")
+        self._start_node(*self.head_options, address=HEAD, folder="head")
         environment = {**self.environment, "TMPDIR": str(self.second_tmp)}
-        self._start_node(f"--address={HEAD}:{self._gcs}", address=SECOND, folder="second", environment=environment)
+        self._start_node(f"--address={self.address}", address=SECOND, folder="second", environment=environment)
         deadline = time.monotonic() + _START_DEADLINE
         while (alive := self._nodes_alive()) < 2:
             assert time.monotonic() < deadline, f"{alive} of 2 nodes joined within {_START_DEADLINE:g} s"

@@ -5,19 +5,16 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-import yaml
 
 from raytune.engine.checkpoint import CheckpointStore, damaged_files
+from tests.helpers.processes import finish, start_cli, wait_for
 from tests.helpers.runs import run_keys
 
-DEADLINE = 240.0
 MIB = 1 << 20
 
 
@@ -44,21 +41,8 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
-def start(home: Path, **keys: Any) -> subprocess.Popen[str]:
-    file = home / f"{time.monotonic_ns()}.yaml"
-    file.write_text(yaml.safe_dump(run_keys(home, **keys)))
-    environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
-    return subprocess.Popen(
-        [sys.executable, "-m", "raytune.cli", "train", str(file)],
-        stderr=subprocess.PIPE,
-        text=True,
-        env=environment,
-        start_new_session=True,  # so that Ctrl-C can go to the whole group, as in a terminal
-    )
-
-
 def said_by(process: subprocess.Popen[str], *, code: int) -> str:
-    _, said = process.communicate(timeout=DEADLINE)
+    said = finish(process)
     assert process.returncode == code, said
     assert "Traceback" not in said
     assert len(said.splitlines()) <= 24
@@ -67,14 +51,6 @@ def said_by(process: subprocess.Popen[str], *, code: int) -> str:
 
 def press_ctrl_c(process: subprocess.Popen[str]) -> None:
     os.killpg(process.pid, signal.SIGINT)
-
-
-def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + DEADLINE
-    while not path.exists():
-        assert process.poll() is None, process.stderr.read() if process.stderr else ""
-        assert time.monotonic() < deadline, f"{path} did not appear"
-        time.sleep(0.05)
 
 
 def fill(disk: Path, *, leave: int) -> None:
@@ -86,7 +62,7 @@ def fill(disk: Path, *, leave: int) -> None:
 def test_rows_that_are_all_broken_leave_no_output(home, tmp_path):
     (tmp_path / "rows.json").write_text(json.dumps([{"instruction": "a", "input": "", "output": 3}] * 2))
     out = tmp_path / "out"
-    said = said_by(start(home, dataset=str(tmp_path / "rows.json"), skip_invalid=True, output_dir=str(out)), code=1)
+    said = said_by(start_cli(home, dataset=str(tmp_path / "rows.json"), skip_invalid=True, output_dir=str(out)), code=1)
     assert "no training row is left: of 2 rows all are broken" in said
     assert not out.exists()
 
@@ -95,7 +71,7 @@ def test_a_checkpoint_that_fills_the_disk_names_the_folder_and_leaves_no_half(ho
     # A full checkpoint of the tiny model holds weights and two moments of 0.4 MiB each: one fits, a second does not.
     out = small_disk / "out"
     fill(small_disk, leave=int(1.75 * MIB))
-    process = start(home, finetuning_type="full", save_steps=1, output_dir=str(out))
+    process = start_cli(home, finetuning_type="full", save_steps=1, output_dir=str(out))
     said = said_by(process, code=1)
     assert "CheckpointError: the disk is full" in said
     assert str(out) in said
@@ -107,7 +83,7 @@ def test_a_checkpoint_that_fills_the_disk_names_the_folder_and_leaves_no_half(ho
 def test_a_data_cache_that_fills_the_disk_names_the_folder(home, small_disk, tmp_path):
     cache, out = small_disk / "cache", tmp_path / "out"
     fill(small_disk, leave=4096)
-    said = said_by(start(home, data_cache_dir=str(cache), output_dir=str(out)), code=1)
+    said = said_by(start_cli(home, data_cache_dir=str(cache), output_dir=str(out)), code=1)
     assert f"cannot write the data cache: {os.strerror(errno.ENOSPC)}" in said
     assert str(cache) in said
     assert not out.exists()
@@ -115,7 +91,7 @@ def test_a_data_cache_that_fills_the_disk_names_the_folder(home, small_disk, tmp
 
 
 def test_ctrl_c_before_the_first_step_ends_with_a_word_and_no_output(home, tmp_path):
-    process = start(home, output_dir=str(tmp_path / "out"), num_train_epochs=300)
+    process = start_cli(home, output_dir=str(tmp_path / "out"), num_train_epochs=300)
     time.sleep(4)
     press_ctrl_c(process)
     said = said_by(process, code=1)
@@ -125,7 +101,7 @@ def test_ctrl_c_before_the_first_step_ends_with_a_word_and_no_output(home, tmp_p
 
 def test_ctrl_c_in_the_middle_saves_and_says_how_to_go_on(home, tmp_path):
     out = tmp_path / "out"
-    process = start(home, output_dir=str(out), num_train_epochs=300)
+    process = start_cli(home, output_dir=str(out), num_train_epochs=300)
     wait_for(out / "trainer_log.jsonl", process)
     press_ctrl_c(process)
     said = said_by(process, code=1)

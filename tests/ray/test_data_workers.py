@@ -139,7 +139,7 @@ def test_a_block_that_kills_every_worker_is_an_error(
 ) -> None:
     monkeypatch.setattr(actors_data, "_RESTARTS", 1)
     cfg = config(tmp_path, model)
-    pool = WorkerPool(cfg, DataOptions.of(cfg), 2, None, ())
+    pool = WorkerPool(cfg, DataOptions.of(cfg), 2)
     try:
         with pytest.raises(DataError, match=r"every data worker died.*block 7"):
             list(pool.run([(0, "block 7", lambda w: w.__ray_call__.remote(_die))], 120))
@@ -153,7 +153,7 @@ def _die(_worker: object) -> None:
 
 def test_a_call_that_does_not_end_is_named(tmp_path: Path, model: Path) -> None:
     cfg = config(tmp_path, model, placement_timeout=20)
-    pool = WorkerPool(cfg, DataOptions.of(cfg), 1, None, ())
+    pool = WorkerPool(cfg, DataOptions.of(cfg), 1)
     calls = [(n, f"sleep {n}", lambda w, n=n: w.__ray_call__.remote(lambda _, n=n: time.sleep(60 * n))) for n in (0, 1)]
     try:
         with pytest.raises(DataError, match="no data worker finished in time: sleep 1"):
@@ -162,11 +162,12 @@ def test_a_call_that_does_not_end_is_named(tmp_path: Path, model: Path) -> None:
         pool.close()
 
 
-def test_workers_run_in_the_bundles_they_are_given(tmp_path: Path, model: Path) -> None:
-    group = placement_group([{"CPU": 6}, {"CPU": 1}, {"CPU": 1}])
+@pytest.mark.parametrize("anywhere", [False, True])
+def test_workers_run_beside_the_ranks_of_a_full_cluster(tmp_path: Path, model: Path, anywhere: bool) -> None:
+    group = placement_group([{"CPU": ray.cluster_resources()["CPU"]}])
     try:
         ray.get(group.ready(), timeout=30)
-        prepared = prepare_data(config(tmp_path, model), placement=group, bundles=(1, 2))
+        prepared = prepare_data(config(tmp_path, model, data_shared_file_system=anywhere, placement_timeout=60))
         assert prepared.train is not None
     finally:
         remove_placement_group(group)
@@ -186,6 +187,6 @@ def test_two_runs_may_build_the_same_rows_at_once(tmp_path: Path, model: Path) -
     assert len(RowStore.open(results[0].train)) == 55
 
 
-def test_how_many_workers_a_plan_makes_room_for(tmp_path: Path, model: Path) -> None:
+def test_how_many_workers_a_run_may_have(tmp_path: Path, model: Path) -> None:
     assert num_data_workers(config(tmp_path, model, preprocessing_num_workers=3)) == 3
     assert 1 <= num_data_workers(config(tmp_path, model, preprocessing_num_workers=None)) <= 8

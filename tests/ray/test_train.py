@@ -1,29 +1,24 @@
 """Whole runs on a real Ray with a tiny model: ranks and engines agree, interrupted runs end with the same bytes."""
 
 import json
-import os
 import shutil
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
-import yaml
 
 from raytune.config.load import load_config
 from raytune.engine.checkpoint import CheckpointStore
-from raytune.errors import PlacementError, TrainError
+from raytune.errors import ConfigError, PlacementError, TrainError
 from raytune.launch import Summary, train
+from tests.helpers.processes import finish, start_cli, wait_for
 from tests.helpers.runs import run_keys
 
 pytestmark = pytest.mark.usefixtures("ray_local")
 
 WEIGHTS = "adapter_model.safetensors"
-DEADLINE = 240.0
 
 
 def run(folder: Path, **keys: Any) -> Summary:
@@ -33,28 +28,6 @@ def run(folder: Path, **keys: Any) -> Summary:
 def losses(folder: Path) -> list[float]:
     lines = (folder / "trainer_log.jsonl").read_text().splitlines()
     return [entry["loss"] for entry in map(json.loads, lines) if "loss" in entry]
-
-
-def start_cli(folder: Path, **keys: Any) -> subprocess.Popen[str]:
-    """A run in its own process with its own Ray, as a user starts it."""
-    file = folder / "run.yaml"
-    file.write_text(yaml.safe_dump(run_keys(folder, **keys)))
-    environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
-    command = [sys.executable, "-m", "raytune.cli", "train", str(file)]
-    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
-
-
-def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + DEADLINE
-    while not path.exists():
-        assert process.poll() is None, process.stderr.read() if process.stderr else ""
-        assert time.monotonic() < deadline, f"{path} did not appear"
-        time.sleep(0.05)
-
-
-def finish(process: subprocess.Popen[str]) -> str:
-    _, error = process.communicate(timeout=DEADLINE)
-    return error
 
 
 @pytest.fixture(scope="module")
@@ -135,6 +108,11 @@ def test_resuming_at_an_epochs_end_gives_the_same_bytes(home, whole, step):
     run(home, **LONG, output_dir=str(cut))
     assert (cut / WEIGHTS).read_bytes() == (whole / WEIGHTS).read_bytes()
     assert losses(cut) == losses(whole)
+
+
+def test_another_adapter_shape_is_refused_before_anything_starts(home, whole):
+    with pytest.raises(ConfigError, match=r"lora_rank was 4, is now 8.* set back what changed"):
+        run(home, **LONG, lora_rank=8, output_dir=str(whole))
 
 
 def test_a_killed_driver_goes_on_and_ends_with_the_same_bytes(home, whole):

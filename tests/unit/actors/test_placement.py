@@ -1,6 +1,6 @@
 import pytest
 
-from actors.placement import Bundle, NodeShape, Plan, make_plan, place
+from actors.placement import NODE_TO_COME, Bundle, NodeShape, Plan, homes, make_plan, place
 from raytune.errors import PlacementError
 
 
@@ -37,3 +37,11 @@ def test_a_bundle_never_spans_nodes():
     nodes = [NodeShape("a", cpus=4, gpus=0), NodeShape("b", cpus=4, gpus=0)]
     with pytest.raises(PlacementError, match="Add a node or lower cpus_per_worker"):
         place(plan(1, cpus=6), nodes)
+
+
+def test_a_plan_too_large_for_the_living_nodes_waits_only_for_an_autoscaler():
+    nodes = [NodeShape("head", cpus=1, gpus=0)]
+    assert homes(plan(2), nodes, adds_nodes=True) == [NODE_TO_COME] * 2
+    assert homes(plan(1), nodes, adds_nodes=True) == ["head"]
+    with pytest.raises(PlacementError, match="needs 2 CPUs, the cluster has 1"):
+        homes(plan(2), nodes, adds_nodes=False)

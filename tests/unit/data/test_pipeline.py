@@ -1,24 +1,14 @@
-import json
-import os
-import time
-from collections.abc import Mapping
+"""From data sets to prepared rows, whole."""
+
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from transformers import PreTrainedTokenizerBase
 
-from raytune.config.load import load_config
-from raytune.config.model import ModelConfig
-from raytune.data.inputs import DataOptions, cache_key, cache_root, find_inputs, tokenizer_digest
-from raytune.data.pipeline import BlockEncoder, make_plan
-from raytune.data.prepared import PreparedData, begin_build, open_prepared, publish
-from raytune.data.reports import Reports
-from raytune.data.scan import index_file
-from raytune.data.selection import Extent, hold_out, select
 from raytune.data.store import RowStore
 from raytune.errors import DataError
+from tests.helpers.prepared import alpaca, answers, build, bytes_of, options_for, write_set
 from tests.helpers.tiny import tiny_tokenizer
 
 COLUMNS = ("input_ids", "labels", "position_ids", "attention_mask")
@@ -27,56 +17,6 @@ COLUMNS = ("input_ids", "labels", "position_ids", "attention_mask")
 @pytest.fixture(scope="module")
 def tokenizer() -> PreTrainedTokenizerBase:
     return tiny_tokenizer()
-
-
-def alpaca(count: int, start: int = 0) -> list[dict[str, str]]:
-    return [{"instruction": f"q{n}", "input": "", "output": f"a{n}"} for n in range(start, start + count)]
-
-
-def write_set(folder: Path, **sets: list[Any]) -> None:
-    for name, rows in sets.items():
-        (folder / f"{name}.json").write_text(json.dumps(rows))
-    entries = {name: {"file_name": f"{name}.json"} for name in sets}
-    (folder / "dataset_info.json").write_text(json.dumps(entries))
-
-
-def options_for(folder: Path, **keys: Any) -> DataOptions:
-    flat = {
-        "model_name_or_path": "unused",
-        "template": "chatml",
-        "dataset_dir": str(folder),
-        "data_cache_dir": str(folder / "cache"),
-        "output_dir": str(folder / "out"),
-        **keys,
-    }
-    return DataOptions.of(load_config(flat).config)
-
-
-def build(options: DataOptions, tokenizer: PreTrainedTokenizerBase, *, backwards: bool = False) -> PreparedData:
-    """Everything that prepare_data does, in this process."""
-    inputs = find_inputs(options)
-    key = cache_key(options, inputs, "tiny")
-    final = options.cache / "prepared" / key
-    folder = begin_build(final)
-    plan = make_plan(options, inputs, [index_file(file, options.cache) for file in inputs.files], folder)
-    encoder = BlockEncoder(options, plan, folder, tokenizer)
-    reports = Reports(plan, skip_invalid=options.dataio.skip_invalid)
-    for split, number in reversed(plan.blocks) if backwards else plan.blocks:
-        reports.add(encoder.encode(split, number))
-    reports.close(folder, key)
-    return publish(folder, final)
-
-
-def answers(path: Path, tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    """The trained text of each row."""
-    store = RowStore.open(path)
-    rows = (store.row(number) for number in range(len(store)))
-    trained = (row["labels"][row["labels"] != -100].tolist() for row in rows)
-    return [str(tokenizer.decode(labels)).removesuffix("<|im_end|>\n") for labels in trained]
-
-
-def bytes_of(root: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(root)): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()}
 
 
 def test_rows_keep_their_order_over_sets_and_blocks(tmp_path: Path, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -155,46 +95,12 @@ def test_evaluation_sets_one_by_one(tmp_path: Path, tokenizer: PreTrainedTokeniz
     assert {name: answers(path, tokenizer) for name, path in together.eval.items()} == {"": ["a5", "a6", "a8"]}
 
 
-# The rows that datasets' train_test_split picks from 10 rows with seed 42.
-@pytest.mark.parametrize(("val_size", "picked"), [(2, [5, 6]), (0.5, [5, 6, 0, 7, 3]), (1, [5])])
-def test_the_split_is_that_of_datasets(val_size: float, picked: list[int]) -> None:
-    train, held = hold_out(np.arange(10), val_size, seed=42, compat=True)
-    assert held.tolist() == picked
-    assert sorted([*train.tolist(), *held.tolist()]) == list(range(10))
-    ordered, chosen = hold_out(np.arange(10), val_size, seed=42, compat=False)
-    assert chosen.tolist() == sorted(picked)
-    assert ordered.tolist() == sorted(train.tolist())
-
-
-def test_the_split_equals_the_library(tmp_path: Path) -> None:
-    import datasets
-
-    numbers = datasets.Dataset.from_dict({"n": list(range(57))})
-    split: Any = numbers.train_test_split(test_size=0.1, seed=7)
-    train, held = hold_out(np.arange(57), 0.1, seed=7, compat=True)
-    assert [train.tolist(), held.tolist()] == [split[name].to_dict()["n"] for name in ("train", "test")]
-
-
-def test_a_split_that_leaves_no_training_row_is_an_error() -> None:
-    with pytest.raises(DataError, match="val_size 10 holds back 10 of 10 rows"):
-        hold_out(np.arange(10), 10, seed=0, compat=False)
-
-
 def test_val_size_of_the_whole_pipeline(tmp_path: Path, tokenizer: PreTrainedTokenizerBase) -> None:
     write_set(tmp_path, one=alpaca(10))
     done = build(options_for(tmp_path, dataset="one", val_size=2, seed=42), tokenizer)
     assert done.train is not None
     assert answers(done.eval[""], tokenizer) == ["a5", "a6"]
     assert answers(done.train, tokenizer) == [f"a{n}" for n in range(10) if n not in (5, 6)]
-
-
-@pytest.mark.parametrize("wanted", [3, 10, 25])
-def test_num_samples_uses_every_row_before_it_repeats_one(wanted: int) -> None:
-    rows = select([Extent("one", start=100, rows=10, num_samples=wanted)], max_samples=None, seed=1).tolist()
-    assert len(rows) == wanted
-    assert len(set(rows[:10])) == min(wanted, 10)
-    assert set(rows) <= set(range(100, 110))
-    assert rows == select([Extent("one", start=100, rows=10, num_samples=wanted)], max_samples=None, seed=1).tolist()
 
 
 def test_broken_rows_of_all_blocks_are_listed_at_once(tmp_path: Path, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -241,160 +147,3 @@ def test_truncated_rows_are_counted(tmp_path: Path, tokenizer: PreTrainedTokeniz
     assert done.train is not None
     manifest = RowStore.open(done.train).manifest
     assert (manifest.rows, manifest.truncated) == (3, 1)
-
-
-def test_no_data_set_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no data set is named"):
-        find_inputs(options_for(tmp_path))
-
-
-def key_of(folder: Path, tokenizer: str = "t", **keys: Any) -> str:
-    options = options_for(folder, **{"dataset": "one", **keys})
-    return cache_key(options, find_inputs(options), tokenizer)
-
-
-CHANGES: list[Mapping[str, Any]] = [
-    {"cutoff_len": 64},
-    {"train_on_prompt": True},
-    {"mask_history": True},
-    {"packing": True},
-    {"neat_packing": True},
-    {"preprocessing_batch_size": 10},
-    {"max_samples": 1},
-    {"val_size": 0.5},
-    {"skip_invalid": True},
-    {"template": "qwen3"},
-    {"default_system": "Be brief."},
-    {"compat": "llamafactory"},
-    {"stage": "pt"},
-    {"eval_dataset": "two"},
-    {"dataset": "two"},
-    {"dataset": "one,two"},
-]
-
-
-@pytest.mark.parametrize("change", CHANGES, ids=str)
-def test_the_key_changes_with_what_changes_a_row(tmp_path: Path, change: Mapping[str, Any]) -> None:
-    write_set(tmp_path, one=alpaca(2), two=alpaca(3))
-    assert key_of(tmp_path, **change) != key_of(tmp_path)
-
-
-@pytest.mark.parametrize(
-    "change",
-    [{"preprocessing_num_workers": 3}, {"learning_rate": 1e-3}, {"seed": 7}, {"overwrite_cache": True}],
-    ids=str,
-)
-def test_the_key_does_not_change_with_anything_else(tmp_path: Path, change: Mapping[str, Any]) -> None:
-    write_set(tmp_path, one=alpaca(2))
-    assert key_of(tmp_path, **change) == key_of(tmp_path)
-
-
-def test_the_key_follows_content_entry_and_tokenizer(tmp_path: Path) -> None:
-    write_set(tmp_path, one=alpaca(2))
-    first = key_of(tmp_path)
-    assert key_of(tmp_path, tokenizer="other") != first
-    (tmp_path / "dataset_info.json").write_text('{"one": {"file_name": "one.json", "columns": {"prompt": "input"}}}')
-    assert key_of(tmp_path) != first
-    write_set(tmp_path, one=alpaca(2))
-    assert key_of(tmp_path) == first
-    write_set(tmp_path, one=alpaca(2, start=1))
-    assert key_of(tmp_path) != first
-
-
-def test_the_seed_counts_where_rows_are_drawn(tmp_path: Path) -> None:
-    write_set(tmp_path, one=alpaca(4))
-    assert key_of(tmp_path, val_size=2, seed=1) != key_of(tmp_path, val_size=2, seed=2)
-
-
-def test_the_tokenizer_digest_covers_all_but_weights(tmp_path: Path) -> None:
-    model = ModelConfig(model_name_or_path="m")
-    tiny_tokenizer().save_pretrained(tmp_path)
-    first = tokenizer_digest(tmp_path, model)
-    (tmp_path / "model.safetensors").write_bytes(b"x")
-    assert tokenizer_digest(tmp_path, model) == first
-    assert tokenizer_digest(tmp_path, ModelConfig(model_name_or_path="m", add_tokens=("new",))) != first
-    (tmp_path / "chat_template.jinja").write_text("other")
-    assert tokenizer_digest(tmp_path, model) != first
-
-
-def test_where_the_cache_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def root(**keys: str) -> Path:
-        return cache_root(load_config({"model_name_or_path": "m", "output_dir": "o", **keys}).config)
-
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    assert root(data_cache_dir=str(tmp_path / "a"), storage_path=str(tmp_path / "b")) == tmp_path / "a"
-    assert root(storage_path=str(tmp_path / "b")) == tmp_path / "b" / "cache"
-    assert root() == tmp_path / "xdg" / "raytune" / "data"
-    monkeypatch.delenv("XDG_CACHE_HOME")
-    assert root() == Path.home() / ".cache" / "raytune" / "data"
-
-
-def test_an_interrupted_build_is_never_picked_up(tmp_path: Path, tokenizer: PreTrainedTokenizerBase) -> None:
-    write_set(tmp_path, one=alpaca(4))
-    options = options_for(tmp_path, dataset="one")
-    inputs = find_inputs(options)
-    final = tmp_path / "cache" / "prepared" / "key"
-    folder = begin_build(final)
-    plan = make_plan(options, inputs, [index_file(file, options.cache) for file in inputs.files], folder)
-    BlockEncoder(options, plan, folder, tokenizer).encode(0, 0)
-    with pytest.raises(DataError, match="no prepared data"):
-        open_prepared(final)
-    with pytest.raises(DataError, match="no prepared data"):
-        open_prepared(folder)
-
-
-def test_abandoned_builds_are_cleared_away(tmp_path: Path) -> None:
-    old, recent = begin_build(tmp_path / "key"), begin_build(tmp_path / "key")
-    two_days_ago = time.time() - 2 * 24 * 3600
-    os.utime(old, (two_days_ago, two_days_ago))
-    new = begin_build(tmp_path / "key")
-    assert sorted(tmp_path.iterdir()) == sorted([recent, new])
-
-
-def test_the_slower_of_two_builds_uses_the_faster_ones(tmp_path: Path, tokenizer: PreTrainedTokenizerBase) -> None:
-    write_set(tmp_path, one=alpaca(3))
-    options = options_for(tmp_path, dataset="one")
-    first = build(options, tokenizer)
-    inode = first.root.stat().st_ino
-    second = build(options, tokenizer)
-    assert second == first
-    assert first.root.stat().st_ino == inode
-    assert [path.name for path in first.root.parent.iterdir()] == [first.key]
-
-
-def test_overwriting_replaces_the_whole_folder(tmp_path: Path, tokenizer: PreTrainedTokenizerBase) -> None:
-    write_set(tmp_path, one=alpaca(3))
-    first = build(options_for(tmp_path, dataset="one"), tokenizer)
-    store = RowStore.open(first.train or tmp_path)
-    kept = store.row(0)["input_ids"]
-    other = tmp_path / "other"
-    other.mkdir()
-    write_set(other, one=alpaca(5))
-    second = build(options_for(other, dataset="one"), tokenizer)
-    moved = publish(second.root, first.root, overwrite=True)
-    assert len(RowStore.open(moved.train or tmp_path)) == 5
-    assert str(tokenizer.decode(kept.tolist())).endswith("a0<|im_end|>\n")
-    assert [path.name for path in first.root.parent.iterdir()] == [first.root.name]
-
-
-def test_overwriting_the_same_rows_disturbs_nobody_but_mends_damage(
-    tmp_path: Path, tokenizer: PreTrainedTokenizerBase
-) -> None:
-    write_set(tmp_path, one=alpaca(3))
-    first = build(options_for(tmp_path, dataset="one"), tokenizer)
-    wanted = bytes_of(first.root)
-    inode = first.root.stat().st_ino
-    for damaged in (False, True):
-        if damaged:
-            block = first.root / "train" / "block-00000.arrow"
-            block.write_bytes(wanted["train/block-00000.arrow"][::-1])
-        again = build(options_for(tmp_path, dataset="one", data_cache_dir=str(tmp_path / f"c{damaged}")), tokenizer)
-        publish(again.root, first.root, overwrite=True)
-        assert bytes_of(first.root) == wanted
-        assert (first.root.stat().st_ino == inode) is not damaged
-
-
-def test_moved_data_is_the_same_under_other_folders(tmp_path: Path) -> None:
-    data = PreparedData(Path("/r"), "key", Path("/r/train"), {"": Path("/r/eval-01")})
-    moved = data.moved(lambda path: tmp_path / path.name)
-    assert (moved.train, moved.eval) == (tmp_path / "train", {"": tmp_path / "eval-01"})

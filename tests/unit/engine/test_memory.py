@@ -1,43 +1,25 @@
-from raytune.engine.memory import ModelShape, activation_bytes, estimate, needs_checkpointing
+from raytune.engine.memory import MemoryEstimate, ModelShape, activation_bytes, estimate, needs_checkpointing
+
+
+def fp32_adamw(**changes: int) -> MemoryEstimate:
+    """A rank that trains all of its 1000 float32 parameters with AdamW, but for `changes`."""
+    sizes = {"num_parameters": 1000, "num_trainable": 1000, "frozen_bytes": 4, "trainable_bytes": 4}
+    return estimate(**{**sizes, "optimizer_states": 2, "shards": 1, "activations": 0, **changes})
 
 
 def test_adamw_in_float32_takes_sixteen_bytes_a_parameter():
     # 4 weights + 4 gradients + 8 optimizer, the usual accounting of full fp32 training.
-    memory = estimate(
-        num_parameters=1000,
-        num_trainable=1000,
-        frozen_bytes=4,
-        trainable_bytes=4,
-        optimizer_states=2,
-        shards=1,
-        activations=0,
-    )
+    memory = fp32_adamw()
     assert memory.total == 16 * 1000
 
 
 def test_lora_keeps_no_optimizer_for_frozen_weights():
-    memory = estimate(
-        num_parameters=1000,
-        num_trainable=10,
-        frozen_bytes=2,
-        trainable_bytes=4,
-        optimizer_states=2,
-        shards=1,
-        activations=7,
-    )
+    memory = fp32_adamw(num_trainable=10, frozen_bytes=2, activations=7)
     assert (memory.weights, memory.gradients, memory.optimizer, memory.activations) == (990 * 2 + 40, 40, 80, 7)
 
 
 def test_shards_divide_everything_but_activations():
-    memory = estimate(
-        num_parameters=1000,
-        num_trainable=1000,
-        frozen_bytes=4,
-        trainable_bytes=4,
-        optimizer_states=2,
-        shards=4,
-        activations=100,
-    )
+    memory = fp32_adamw(shards=4, activations=100)
     assert memory.total == 16 * 1000 // 4 + 100
 
 

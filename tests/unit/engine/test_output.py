@@ -14,8 +14,8 @@ def open_output(folder, identity, *, overwrite, resume) -> Decision:
         return decision
 
 
-def with_checkpoint(folder, step=4):
-    open_output(folder, RUN, overwrite=False, resume=None)
+def with_checkpoint(folder, step=4, run=RUN):
+    open_output(folder, run, overwrite=False, resume=None)
     store = CheckpointStore(folder)
     (store.stage(step) / "model.safetensors").write_text("w")
     store.commit(step)
@@ -48,6 +48,24 @@ def test_another_runs_folder_is_refused_with_what_differs(tmp_path):
     with_checkpoint(tmp_path)
     with pytest.raises(ConfigError, match="dataset was d, is now other"):
         open_output(tmp_path, {**RUN, "dataset": "other"}, overwrite=False, resume=None)
+
+
+@pytest.mark.parametrize("way", ["plain", "overwriting", "elsewhere"])
+def test_another_shape_is_refused_with_key_values_and_remedy(tmp_path, way):
+    run = {**RUN, "lora_rank": "4"}
+    with_checkpoint(tmp_path / "a", run=run)
+    out = tmp_path / ("b" if way == "elsewhere" else "a")
+    resume = None if way == "plain" else str(tmp_path / "a" / "checkpoint-4")
+    with pytest.raises(ConfigError, match=r"lora_rank was 4, is now 8\..* [Ss]et back what changed"):
+        open_output(out, {**run, "lora_rank": "8"}, overwrite=way == "overwriting", resume=resume)
+    assert not (tmp_path / "b").exists()
+
+
+def test_a_run_may_go_on_elsewhere_with_other_data(tmp_path):
+    with_checkpoint(tmp_path / "a")
+    resume = str(tmp_path / "a" / "checkpoint-4")
+    moved = {**RUN, "dataset": "other", "model_name_or_path": "/moved/m"}
+    assert str(open_output(tmp_path / "b", moved, overwrite=False, resume=resume).checkpoint) == resume
 
 
 def test_a_folder_of_something_else_is_refused(tmp_path):

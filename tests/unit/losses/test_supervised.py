@@ -31,3 +31,24 @@ def test_correct_counts_argmax_hits():
 
 def test_uniform_logits_cost_the_log_of_the_vocabulary():
     assert cross_entropy(torch.zeros(3, 50), torch.tensor([1, 2, 3])).loss.item() == pytest.approx(3 * math.log(50))
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_gradient_equals_torchs(smoothing, dtype):
+    # 23 rows of 50,000: several parts, the last one short, as a vocabulary of real size cuts them.
+    generator = torch.Generator().manual_seed(1)
+    logits = (5 * torch.randn(23, 50_000, generator=generator)).to(dtype).requires_grad_()
+    labels = torch.randint(50_000, (23,), generator=generator)
+    expected = torch.nn.functional.cross_entropy(logits.float(), labels, reduction="sum", label_smoothing=smoothing)
+    (wanted,) = torch.autograd.grad(0.3 * expected, logits)
+    sums = cross_entropy(logits, labels, label_smoothing=smoothing)
+    (found,) = torch.autograd.grad(0.3 * sums.loss, logits)
+    assert sums.loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    assert found.dtype == dtype
+    torch.testing.assert_close(found, wanted, rtol=1e-2 if dtype == torch.bfloat16 else 1e-4, atol=1e-7)
+
+
+def test_a_hopeless_label_has_a_finite_loss():
+    # exp(-200) is zero in float32; the loss is 200 all the same.
+    assert cross_entropy(torch.tensor([[200.0, 0.0]]), torch.tensor([1])).loss.item() == pytest.approx(200.0)

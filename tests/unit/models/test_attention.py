@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from raytune.models import segment_attention
 from raytune.models.attention import block_diagonal_mask, packed_attention, segment_borders
 from tests.helpers.tiny import tiny_config, tiny_model
 
@@ -24,9 +25,10 @@ def test_borders() -> None:
     assert segment_borders(ROWS).dtype == torch.int32
 
 
-@pytest.mark.parametrize("implementation", ["sdpa", "eager"])
+@pytest.mark.parametrize("implementation", ["sdpa", "eager", segment_attention.NAME])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_packed_logits_equal_those_alone(implementation: str, dtype: torch.dtype) -> None:
+    segment_attention.register()
     model = tiny_model().to(dtype)
     model.set_attn_implementation(implementation)
     generator = torch.Generator().manual_seed(3)

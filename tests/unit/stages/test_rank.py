@@ -71,6 +71,7 @@ def gradients(rank: RankTrainer) -> dict[str, Tensor]:
 def reference_gradients(cfg: RunConfig, rows: list[Encoded], data: PreparedData) -> dict[str, Tensor]:
     """The formula, without any of our batching: each row alone, all logits, mean over all labels."""
     model = started(cfg, data).model
+    model.set_attn_implementation("eager")
     num_labels = sum(label != IGNORE_INDEX for row in rows for label in row.labels[1:])
     for row in rows:
         logits = model(input_ids=torch.tensor([row.input_ids])).logits[0, :-1]
@@ -94,6 +95,7 @@ def assert_same(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
         {"per_device_train_batch_size": 1},
         {"per_device_train_batch_size": 3},
         {"max_tokens_per_batch": 130},
+        {"max_tokens_per_batch": 512},
         {"per_device_train_batch_size": 2, "gradient_checkpointing": True},
     ],
     ids=str,
@@ -104,6 +106,23 @@ def test_the_gradient_does_not_depend_on_the_cut(tmp_path, cut, method):
     rows = encode(cfg)
     data = store(tmp_path / "rows", rows)
     assert_same(gradients(started(cfg, data)), reference_gradients(cfg, rows, data))
+
+
+@pytest.mark.parametrize(
+    ("keys", "shared"),
+    [({}, True), ({"neftune_noise_alpha": 5}, False), ({"lora_dropout": 0.1}, False)],
+    ids=str,
+)
+def test_what_rows_begin_with_is_computed_once_unless_something_random_meets_it(tmp_path, keys, shared):
+    cfg = run_config(tmp_path, max_tokens_per_batch=512, **keys)
+    rows = encode(cfg)
+    rank = started(cfg, store(tmp_path / "rows", rows))
+    (batch,) = [
+        rank._batch(rank.train_rows, part) for part in rank._split(rank.rows_at(Position()), rank.train_rows.lengths, 1)
+    ]
+    question = len("<|im_start|>user\nsay ") - len("<|im_start|>") + 1
+    num_tokens = sum(len(row.input_ids) for row in rows)
+    assert batch.lengths == [num_tokens - (len(rows) - 1) * question if shared else num_tokens]
 
 
 def test_packed_rows_give_the_gradient_of_the_rows_alone(tmp_path):

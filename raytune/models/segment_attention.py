@@ -1,0 +1,172 @@
+"""Causal attention on a CPU, a sample and a block of queries at a time.
+
+Rows are joined without padding, so most of a dense [T, T] score matrix would be masked away: by the borders between
+samples and by causality. Here a block of queries meets only the keys it may see: those of its own sample, and of the
+prefix that the sample may share with others. The query heads of one key head are stacked instead of copying the keys.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface
+
+NAME = "raytune_segments"
+# Queries of one product. Shorter blocks waste less above the diagonal but make products too small for the cores.
+_BLOCK = 128
+# As transformers' source shows, their layers hand the attention function a scale, and a window if the config has one.
+_PLAIN_MODELS = ("llama", "mistral", "qwen2", "qwen3", "smollm3")
+
+
+class Span(NamedTuple):
+    """The tokens start ... end - 1 of a flattened batch, which see each other causally, and the prefix before them.
+
+    Example: Span(30, 90, 0, 30)      # the answer of one sample to a question, tokens 0 to 29, that others share
+    """
+
+    start: int
+    end: int
+    prefix_start: int = 0
+    prefix_end: int = 0
+
+    @property
+    def prefix(self) -> int:
+        """Tokens of the prefix."""
+        return self.prefix_end - self.prefix_start
+
+
+def register() -> None:
+    """Make the implementation known to transformers, for `model.set_attn_implementation(NAME)`."""
+    AttentionInterface.register(NAME, segment_attention)
+
+
+def serves(model: Any) -> bool:
+    """Whether every attention layer of `model` is plain: causal over all earlier tokens, no caps, sinks or dropout."""
+    settings = model.config.get_text_config().to_dict()
+    layers = set(settings.get("layer_types") or ["full_attention"])
+    windowed = settings.get("sliding_window") is not None and settings.get("use_sliding_window", True)
+    return (
+        settings["model_type"] in _PLAIN_MODELS
+        and layers == {"full_attention"}
+        and not windowed
+        and not settings.get("attention_dropout")
+    )
+
+
+def segment_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float,
+    dropout: float = 0.0,
+    spans: Sequence[Span] | None = None,
+    **_kwargs: Any,
+) -> tuple[Tensor, None]:
+    """transformers' attention function.
+
+    Args: query [B, H, T, D], key and value [B, K, T, D] with H a multiple of K. spans: the samples of the flattened
+    batch, without gaps; absent, every row is one sample (padding on the right sees, but is not seen).
+    Returns: [B, T, H, D].
+    """
+    if attention_mask is not None or dropout:
+        raise ValueError("this attention knows causality and the borders of samples, no other mask and no dropout")
+    batch, _, length, _ = query.shape
+    if spans is None:
+        return _attend(query, key, value, scaling, [Span(0, length)]).transpose(1, 2), None
+    query, key, value = (part.transpose(0, 1).flatten(1, 2)[None] for part in (query, key, value))  # [1, H, B * T, D]
+    output = _attend(query, key, value, scaling, spans)
+    return output[0].transpose(0, 1).unflatten(0, (batch, length)), None
+
+
+def _attend(query: Tensor, key: Tensor, value: Tensor, scaling: float, spans: Sequence[Span]) -> Tensor:
+    return _SegmentAttention.apply(query, key, value, scaling, spans)  # type: ignore[return-value]
+
+
+def _blocks(spans: Sequence[Span]) -> list[tuple[Span, int]]:
+    """Every block of queries: the part of its span that ends with it, and its first query."""
+    return [
+        (span._replace(end=min(first + _BLOCK, span.end)), first)
+        for span in spans
+        for first in range(span.start, span.end, _BLOCK)
+    ]
+
+
+def _seen(keys: Tensor, span: Span) -> Tensor:
+    """What the last query of a span sees of keys or values [N, 1, T, D]: [N, prefix and span, D]."""
+    own = keys[:, 0, span.start : span.end]
+    return torch.cat([keys[:, 0, span.prefix_start : span.prefix_end], own], dim=1) if span.prefix else own
+
+
+def _add_seen(total: Tensor, span: Span, part: Tensor) -> None:
+    """Add what `_seen` took, [N, prefix and span, D], where it was taken from."""
+    if span.prefix:
+        total[:, 0, span.prefix_start : span.prefix_end] += part[:, : span.prefix]
+    total[:, 0, span.start : span.end] += part[:, span.prefix :]
+
+
+class _SegmentAttention(torch.autograd.Function):
+    """softmax(scale * q k^T) v in blocks; the probabilities are kept for the gradient.
+
+    Source of the gradients: the chain rule; with P = softmax(S), S = scale * q k^T and g = dL/dout:
+    dv = P^T g, dP = g v^T, dS = P * (dP - rowsum(dP * P)), dq = scale * dS k, dk = scale * dS^T q.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, scale: float, spans: Sequence[Span]) -> Tensor:
+        q, k, v = _stack(query * scale, key), _stack(key, key), _stack(value, key)
+        out = torch.empty_like(q)
+        kept = []
+        for span, first in _blocks(spans):
+            scores = _product(q[:, :, first : span.end], _seen(k, span).transpose(1, 2))
+            probs = _causal_softmax(scores, diagonal=span.prefix + first - span.start)
+            out[:, :, first : span.end] = _product(probs, _seen(v, span))
+            kept.append(probs)
+        ctx.save_for_backward(q, k, v, *kept)
+        ctx.scale, ctx.spans = scale, spans
+        return out.reshape(query.shape)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
+        q, k, v, *kept = ctx.saved_tensors
+        shape = grads[0].shape
+        grad = grads[0].reshape(q.shape)
+        grad_q, grad_k, grad_v = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
+        for (span, first), probs in zip(_blocks(ctx.spans), kept, strict=True):
+            mine = grad[:, :, first : span.end]
+            _add_seen(grad_v, span, _transposed_product(probs, mine))
+            grad_probs = _product(mine, _seen(v, span).transpose(1, 2))
+            grad_scores = torch.ops.aten._softmax_backward_data(grad_probs, probs, -1, probs.dtype)
+            grad_q[:, :, first : span.end] = _product(grad_scores, _seen(k, span))
+            _add_seen(grad_k, span, _transposed_product(grad_scores, q[:, :, first : span.end]))
+        batch, heads = shape[0], k.shape[0] // shape[0]
+        narrow = (batch, heads, *k.shape[2:])
+        return grad_q.mul_(ctx.scale).reshape(shape), grad_k.reshape(narrow), grad_v.reshape(narrow), None, None
+
+
+def _stack(heads: Tensor, key: Tensor) -> Tensor:
+    """[B, H, T, D] -> [B * K, H / K, T, D]: the heads of one key head together."""
+    batch, num_keys, length, size = key.shape
+    return heads.reshape(batch * num_keys, heads.shape[1] // num_keys, length, size)
+
+
+def _product(left: Tensor, right: Tensor) -> Tensor:
+    """[N, G, t, a] x [N, a, b] -> [N, G, t, b]; the G heads are further rows of one product."""
+    number, group, rows, width = left.shape
+    return torch.bmm(left.reshape(number, group * rows, width), right).view(number, group, rows, -1)
+
+
+def _transposed_product(left: Tensor, right: Tensor) -> Tensor:
+    """[N, G, t, a]^T x [N, G, t, b] -> [N, a, b], summed over the G heads."""
+    number, _, _, width = left.shape
+    return torch.bmm(left.reshape(number, -1, width).transpose(1, 2), right.reshape(number, -1, right.shape[-1]))
+
+
+def _causal_softmax(scores: Tensor, *, diagonal: int) -> Tensor:
+    """Softmax of [N, G, t, s] scores where query i sees keys up to i + diagonal; in place on `scores`."""
+    rows, width = scores.shape[-2:]
+    hidden = torch.ones(rows, width - diagonal, dtype=torch.bool, device=scores.device).triu_(1)
+    scores[..., diagonal:].masked_fill_(hidden, float("-inf"))
+    return torch.softmax(scores, dim=-1)
