@@ -4,11 +4,16 @@ An algorithm (loop.py and its successors) knows these Protocols alone; actors im
 them, and tests put hand-written fakes in their place.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
 
 from raytune.data.batches import Position
+from raytune.stages.samples import Prompt, Sampling, ScoredGroup
 
 
 # Made by a Trainer, read by raytune.stages.loop.
@@ -62,4 +67,93 @@ class Trainer(Protocol):
 
     def save(self, folder: Path, *, with_state: bool) -> None:
         """Write weights, and with `with_state` everything needed to go on, into an existing folder."""
+        ...
+
+
+# Made by stages.experience, read by a Policy.
+@dataclass(frozen=True, slots=True)
+class PolicySample:
+    """One answer to learn from: answer `place` of the group behind `payload`.
+
+    advantage: the same for all its tokens, or one for each of its T tokens. length: tokens of prompt and answer.
+
+    Example: PolicySample(ref, 3, 87, -0.5)
+    """
+
+    payload: Any
+    place: int
+    length: int
+    advantage: float | npt.NDArray[np.float32]
+    returns: npt.NDArray[np.float32] | None = None
+
+
+# Made by a Policy, read by stages.grpo and stages.ppo.
+@dataclass(frozen=True, slots=True)
+class PolicyResult:
+    """One rollout batch's update over all ranks: the last optimizer step's numbers and the means of all metrics.
+
+    Example: PolicyResult(loss=0.01, num_tokens=4096, grad_norm=0.3, learning_rate=1e-6, metrics={"kl": 0.02})
+    """
+
+    loss: float
+    num_tokens: int
+    grad_norm: float
+    learning_rate: float
+    metrics: Mapping[str, float]
+
+
+# Made by a Policy, read by stages.experience.
+@dataclass(frozen=True, slots=True)
+class TokenNumbers:
+    """Of one answer's T tokens, float32 [T] each: what token-wise estimators need. None where not asked for.
+
+    Example: TokenNumbers(logprobs, reference=None, values=values)
+    """
+
+    logprobs: npt.NDArray[np.float32]
+    reference: npt.NDArray[np.float32] | None
+    values: npt.NDArray[np.float32] | None
+
+
+class Rollouts(Protocol):
+    """Rollout actors with the reward actors behind them: prompts in, scored groups out, in the order they finish."""
+
+    def submit(self, prompts: Sequence[Prompt], sampling: Sampling, group_size: int) -> None:
+        """Begin; returns at once. Survives dead replicas: their prompts go elsewhere."""
+        ...
+
+    def wait(self, timeout: float) -> list[ScoredGroup]:
+        """Groups that finished since the last call, at least one. Raises RolloutError after `timeout` seconds."""
+        ...
+
+    def pending(self) -> int:
+        """Prompts that were submitted and not yet handed out."""
+        ...
+
+
+class WeightSync(Protocol):
+    """The way of the trainer's weights to the rollout engines; they never pass the driver."""
+
+    def publish(self, version: int) -> Mapping[str, float]:
+        """Give every replica the trainer's weights as `version`; returns seconds by part of the work.
+
+        No replica serves between its old and its new weights; one that missed the version is refitted before it
+        serves again.
+        """
+        ...
+
+
+class Policy(Protocol):
+    """A trainer group that learns from answers."""
+
+    def update(self, step: int, samples: Sequence[PolicySample]) -> PolicyResult:
+        """Do all optimizer steps (ppo_epochs times the mini-batches) on one rollout batch."""
+        ...
+
+    def values(self, samples: Sequence[PolicySample]) -> list[TokenNumbers]:
+        """Log-probs under the policy and its reference, and the critic's values, of each answer's tokens."""
+        ...
+
+    def save(self, folder: Path, *, with_state: bool) -> None:
+        """As Trainer.save."""
         ...
