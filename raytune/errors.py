@@ -60,3 +60,11 @@ class TrainError(RaytuneError):
 
 class CheckpointError(RaytuneError):
     """A checkpoint that is missing, damaged or of another run."""
+
+
+class RolloutError(RaytuneError):
+    """Answers that cannot be drawn: a prompt no engine takes, no replica left, a wait past its deadline."""
+
+
+class ReplicaLostError(RolloutError):
+    """One engine is dead, frozen or without the newest weights; another one can draw the same answers."""
