@@ -6,6 +6,9 @@ from typing import Literal
 Role = Literal["user", "assistant", "function", "observation"]
 Stage = Literal["pt", "sft", "rm", "dpo", "kto", "ppo", "grpo"]
 
+PROMPT_STAGES: tuple[Stage, ...] = ("ppo", "grpo")
+"""Stages whose rows are prompts: the model answers them itself."""
+
 IGNORE_INDEX = -100
 """Label of a token that is not trained on (PyTorch's cross-entropy default)."""
 
@@ -27,7 +30,8 @@ class Sample:
     """One row of a data set, whatever its format was.
 
     `messages` alternates user|observation and assistant|function and, for sft, ends with an answer.
-    For pt the text is the content of the single message.
+    For pt the text is the content of the single message. For ppo and grpo an answer at the end is a given one, which
+    the prompt goes without, and `columns` is a JSON object of what rewards are told of the row.
 
     Example: Sample((Message("user", "hi"), Message("assistant", "Hello!")), system="Be terse.")
     """
@@ -35,6 +39,7 @@ class Sample:
     messages: tuple[Message, ...]
     system: str = ""
     tools: str = ""
+    columns: str = ""
 
 
 # Made by raytune.data.encode and raytune.data.pack, written to the row store, read by raytune.data.collate.
@@ -43,7 +48,8 @@ class Encoded:
     """What the model sees of one row; lists of equal length T.
 
     `position_ids` and `attention_mask` are set for packed rows only: positions restart with each packed sample, and
-    the mask numbers the samples 1, 2, ... (0 is padding), so that attention never crosses samples.
+    the mask numbers the samples 1, 2, ... (0 is padding), so that attention never crosses samples. A prompt has no
+    labels, but `columns`, a JSON object.
 
     Example: Encoded([1, 520, 2], [-100, 520, 2])
     """
@@ -52,3 +58,4 @@ class Encoded:
     labels: list[int]
     position_ids: list[int] = field(default_factory=list)
     attention_mask: list[int] = field(default_factory=list)
+    columns: str = ""

@@ -6,13 +6,14 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from raytune.data.own_template import render_own, render_own_prompt
+from raytune.data.own_template import render_own
 from raytune.data.pretrain import encode_texts
-from raytune.data.render import Elements, Turn, render_prompt, render_turns
-from raytune.data.template import Element, Template
-from raytune.data.tokenize import Guard, tokenize
+from raytune.data.prompts import encode_prompts
+from raytune.data.render import Turn, render_turns
+from raytune.data.template import Template
+from raytune.data.tokenize import Guard, join_elements, special_ids, tokenize
 from raytune.errors import DataError
-from raytune.types import IGNORE_INDEX, Encoded, Message, Sample, Stage
+from raytune.types import IGNORE_INDEX, PROMPT_STAGES, Encoded, Sample, Stage
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -35,7 +36,7 @@ def encode_samples(
 
     Args: counts: grows by "truncated", the rows that lost tokens to cutoff_len.
     Returns: one row per sample for sft (not packed yet); for pt the blocks that the joined texts are cut into, or one
-        row per text under packing: false.
+        row per text under packing: false; for ppo and grpo one prompt per sample.
     Raises: DataError.
     """
     counts = Counter() if counts is None else counts
@@ -43,6 +44,8 @@ def encode_samples(
         return []
     if stage == "pt":
         return encode_texts(samples, template, tokenizer, data, row_length(data, template.compat), counts)
+    if stage in PROMPT_STAGES:
+        return encode_prompts(samples, template, tokenizer, limit=data.cutoff_len)
     if template.efficient_eos and data.train_on_prompt:
         raise DataError(
             f"template '{template.name}' has no end token of its own, so it cannot be used with train_on_prompt",
@@ -72,22 +75,6 @@ def encode_samples(
         counts["truncated"] += kept < sum(len(source) + len(target) for source, target in pairs)
         rows.append(row)
     return rows
-
-
-def prompt_ids(
-    messages: Sequence[Message], system: str, tools: str, template: Template, tokenizer: PreTrainedTokenizerBase
-) -> list[int]:
-    """Token ids of a conversation that waits for its next answer; see Template.prompt_ids."""
-    guard = None if template.compat else Guard(tokenizer)
-    sample = Sample(tuple(messages), system, tools)
-    if guard is not None:
-        sample = guard.hide_sample(sample)
-    if template.own:
-        elements: Elements = [render_own_prompt(sample.messages, sample.system, sample.tools, template, tokenizer)]
-    else:
-        elements = render_prompt(sample.messages, sample.system, sample.tools, template)
-    ids = tokenize([text for text in elements if isinstance(text, str)], tokenizer, guard)
-    return _join(elements, ids, _special_ids(tokenizer))
 
 
 def row_length(data: DataConfig, compat: bool) -> int:
@@ -157,23 +144,11 @@ def _to_ids(
 ) -> list[list[Pair]]:
     sides = (side for turns in conversations for turn in turns for side in turn)
     ids = tokenize((element for side in sides for element in side if isinstance(element, str)), tokenizer, guard)
-    special = _special_ids(tokenizer)
+    special = special_ids(tokenizer)
     return [
-        [(_join(source, ids, special), _join(target, ids, special)) for source, target in turns]
+        [(join_elements(source, ids, special), join_elements(target, ids, special)) for source, target in turns]
         for turns in conversations
     ]
-
-
-def _join(elements: Sequence[Element], ids: dict[str, list[int]], special: dict[str, list[int]]) -> list[int]:
-    joined: list[int] = []
-    for element in elements:
-        joined += ids[element] if isinstance(element, str) else special[element.kind]
-    return joined
-
-
-def _special_ids(tokenizer: PreTrainedTokenizerBase) -> dict[str, list[int]]:
-    known = {"bos": tokenizer.bos_token_id, "eos": tokenizer.eos_token_id}
-    return {kind: [] if number is None else [number] for kind, number in known.items()}
 
 
 def _eos_id(tokenizer: PreTrainedTokenizerBase) -> int:

@@ -2,17 +2,23 @@
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from raytune.data.registry import Columns, DatasetSpec, Tags
 from raytune.data.tools import parse_calls
-from raytune.types import Message, Role, Sample, Stage
+from raytune.types import PROMPT_STAGES, Message, Role, Sample, Stage
 
 Row = Mapping[str, Any]
 
 PLACEHOLDERS = {"images": "<image>", "videos": "<video>", "audios": "<audio>"}
 TOOL_RESPONSE_BORDER = "\n</tool_response>\n<tool_response>\n"
 """Between the results of several tool calls of one turn, so that the template's own pair of tags closes each."""
+
+
+RESERVED = ("prompts", "completions", "completion_ids", "texts", "log_metric", "log_extra")
+"""Names under which reward functions are given other things than a row's columns."""
+_ROLES = {"user": "user", "assistant": "assistant", "function": "assistant", "observation": "tool"}
 
 
 class InvalidRow(ValueError):
@@ -34,9 +40,9 @@ def to_sample(row: Row, spec: DatasetSpec, stage: Stage = "sft", *, compat: bool
     """
     if spec.ranking or (spec.columns.kto_tag is not None and stage != "kto"):
         kind = "chosen and rejected answers" if spec.ranking else "a kto tag"
-        if stage in ("pt", "sft"):
+        if stage in ("pt", "sft", *PROMPT_STAGES):
             raise InvalidRow(f"data set '{spec.name}' has {kind}, which stage {stage} cannot train on")
-    if stage not in ("pt", "sft"):
+    if stage not in ("pt", "sft", *PROMPT_STAGES):
         raise InvalidRow(f"rows for stage {stage} are not built yet")
     match spec.formatting:
         case "alpaca":
@@ -46,6 +52,8 @@ def to_sample(row: Row, spec: DatasetSpec, stage: Stage = "sft", *, compat: bool
         case "openai":
             sample = _openai(row, spec.columns, spec.tags, stage, compat)
     _check_media(row, spec.columns, sample)
+    if stage in PROMPT_STAGES:
+        return replace(sample, columns=_reward_columns(row, spec, sample))
     return sample
 
 
@@ -65,6 +73,9 @@ def _alpaca(row: Row, columns: Columns, spelled: frozenset[str], stage: Stage, c
         raise InvalidRow(f"the prompt is empty: no text in {named or 'any column, for none is named'}")
     if stage == "pt":
         return Sample((Message("user", prompt),))
+    if stage in PROMPT_STAGES:
+        messages.append(Message("user", prompt))
+        return Sample(tuple(messages), _text(row, columns.system, null=""), _tools(row, columns.tools))
     if columns.response is None:
         raise InvalidRow("no 'response' column is named in the data set's entry; every sft row needs an answer")
     answer = _text(row, columns.response)
@@ -112,11 +123,44 @@ def _conversation(turns: list[Message], system: str, row: Row, columns: Columns,
             _check_calls(turn.content, place)
         if turn.role == "assistant" and not turn.content and not compat:
             raise InvalidRow(f"message {place} is an empty answer")
-    if len(turns) % 2:
+    if len(turns) % 2 and stage not in PROMPT_STAGES:
         raise InvalidRow(
             f"the conversation ends with message {len(turns)} of role {turns[-1].role}, not with an answer"
         )
     return Sample(tuple(turns), system, _tools(row, columns.tools))
+
+
+def _reward_columns(row: Row, spec: DatasetSpec, sample: Sample) -> str:
+    """JSON of what rewards are told: the row's columns that no part of the prompt was read from, and the prompt.
+
+    A conversation is given as `messages` (role and content; a last answer apart, as `answer`, unless the row has such a
+    column), an alpaca row's question as `prompt`.
+    """
+    used = spec.columns
+    read = {used.history, used.system, used.tools, used.images, used.videos, used.audios}
+    read |= {used.prompt, used.query} if spec.formatting == "alpaca" else {used.messages}
+    kept = {str(name): value for name, value in row.items() if name not in read}
+    for name in (name for name in RESERVED if name in kept):
+        raise InvalidRow(f"the column '{name}' has a name that reward functions know for something else; rename it")
+    name, value = _prompt_column(spec, sample)
+    if name in kept and value != kept[name]:
+        raise InvalidRow(f"the column '{name}' has the name under which rewards are given the prompt; rename it")
+    kept[name] = value
+    if spec.formatting != "alpaca" and len(sample.messages) % 2 == 0:
+        kept.setdefault("answer", sample.messages[-1].content)
+    try:
+        return json.dumps(kept, ensure_ascii=False)
+    except (TypeError, ValueError) as error:
+        raise InvalidRow(f"a column cannot be given to reward functions: {error}") from None
+
+
+def _prompt_column(spec: DatasetSpec, sample: Sample) -> tuple[str, str | list[dict[str, str]]]:
+    if spec.formatting == "alpaca":
+        return "prompt", sample.messages[-1].content
+    # Asking and answering alternate, so a conversation of an even number of turns ends with an answer.
+    asked = sample.messages[: len(sample.messages) - 1 + len(sample.messages) % 2]
+    turns = [{"role": _ROLES[turn.role], "content": turn.content} for turn in asked]
+    return "messages", [{"role": "system", "content": sample.system}, *turns] if sample.system else turns
 
 
 def _messages(row: Row, columns: Columns, tags: Tags, calls: bool = False) -> list[tuple[int, str, str]]:

@@ -50,11 +50,10 @@ def render_own(samples: Sequence[Sample], template: Template, tokenizer: PreTrai
     return [_cut(pairs, tokenizer) for pairs in rendered]
 
 
-def render_own_prompt(
-    messages: Sequence[Message], system: str, tools: str, template: Template, tokenizer: PreTrainedTokenizerBase
-) -> str:
-    """Render a conversation that waits for its next answer."""
-    return _apply([(0, _chat(messages, system, template))], [tools], template, tokenizer, waiting=True)[0]
+def render_own_prompts(samples: Sequence[Sample], template: Template, tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """Render conversations that wait for their next answer. Raises: DataError where the template refuses the roles."""
+    chats = [(row, _chat(sample.messages, sample.system, template)) for row, sample in enumerate(samples)]
+    return _apply(chats, [sample.tools for sample in samples], template, tokenizer, waiting=True)
 
 
 def _cut(pairs: Sequence[tuple[str, str]], tokenizer: PreTrainedTokenizerBase) -> list[Turn]:

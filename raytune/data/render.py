@@ -43,15 +43,23 @@ def render_turns(sample: Sample, template: Template, *, mask_history: bool = Fal
     return turns
 
 
-def render_prompt(messages: Sequence[Message], system: str, tools: str, template: Template) -> Elements:
-    """Render a conversation that waits for its next answer, with a named template."""
+def render_prompt(
+    messages: Sequence[Message], system: str, tools: str, template: Template, *, answer: Message | None = None
+) -> Elements:
+    """Render a conversation that waits for its next answer, with a named template.
+
+    Args: answer: the one that the row has. LLaMA-Factory looks into it under enable_thinking: null: a prompt whose
+    given answer thinks is not closed with an empty thought.
+    """
     listed = list(messages)
     words = template.thought_words
     if words and not template.preserve_thinking:
         listed = [without_thought(turn, words) if turn.role in ANSWERING else turn for turn in listed]
     elements = [element for part in render_messages(listed, system, tools, template) for element in part]
     if words and not template.enable_thinking:
-        elements.append("".join(words))
+        looks = template.compat and template.enable_thinking is None and answer is not None
+        if not (looks and _has_thought(answer, words)):
+            elements.append("".join(words))
     return elements
 
 

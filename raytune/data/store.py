@@ -2,6 +2,7 @@
 
 A store is a folder of Arrow IPC files `block-00000.arrow` (columns input_ids, labels and, for packed rows, position_ids
 and attention_mask: list<int32>) and a `manifest.json`, which is written last: a folder without one is not a store.
+Prompts have the columns input_ids and `columns`, a JSON text a row.
 """
 
 import hashlib
@@ -13,6 +14,7 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +26,7 @@ from raytune.types import Encoded
 STORE_VERSION = 1
 MANIFEST = "manifest.json"
 COLUMNS = ("input_ids", "labels", "position_ids", "attention_mask")
+BESIDE = "columns"
 REMEDY = "Delete the folder, or set overwrite_cache: true to make it anew."
 _OPEN_BLOCKS = 4096
 """Blocks mapped at a time; the kernel allows a process some 65,000 maps."""
@@ -67,6 +70,9 @@ class Manifest:
 
 def to_table(rows: Sequence[Encoded]) -> pa.Table:
     """Return encoded rows as an Arrow table of list<int32> columns; the two of packed rows only where they are set."""
+    if any(row.columns for row in rows):
+        ids = _list_array([row.input_ids for row in rows])
+        return pa.table({"input_ids": ids, BESIDE: pa.array([row.columns for row in rows], pa.large_string())})
     packed = any(row.position_ids for row in rows)
     columns = {
         "input_ids": [row.input_ids for row in rows],
@@ -167,12 +173,22 @@ class RowStore:
 
     def row(self, index: int) -> dict[str, Tokens]:
         """Return row `index` as read-only int32 views [T], by column."""
+        number, place = self._place(index)
+        block = self._block(number)
+        return {name: values[offsets[place] : offsets[place + 1]] for name, (offsets, values) in block.items()}
+
+    def columns(self, index: int) -> dict[str, Any]:
+        """What prompt `index` has beside its tokens; nothing where the rows are no prompts."""
+        number, place = self._place(index)
+        texts = self._batch(number)
+        return json.loads(texts.column(BESIDE)[place].as_py()) if BESIDE in texts.schema.names else {}
+
+    def _place(self, index: int) -> tuple[int, int]:
+        """The block of a row and its place there."""
         if not 0 <= index < len(self):
             raise IndexError(f"row {index} of {len(self)}")
         number = int(np.searchsorted(self._ends, index, side="right"))
-        place = index - (int(self._ends[number - 1]) if number else 0)
-        block = self._block(number)
-        return {name: values[offsets[place] : offsets[place + 1]] for name, (offsets, values) in block.items()}
+        return number, index - (int(self._ends[number - 1]) if number else 0)
 
     def verify(self) -> None:
         """Compare every block with its hash. Raises: DataError naming the damaged block."""
@@ -192,11 +208,14 @@ class RowStore:
 
     def _map(self, number: int) -> dict[str, tuple[Tokens, Tokens]]:
         """Map a block: column -> (offsets [R + 1], values [tokens]), both views of the file."""
+        batch = self._batch(number)
+        columns = {name: batch.column(name) for name in COLUMNS if name in batch.schema.names}
+        return {name: (col.offsets.to_numpy(), col.values.to_numpy()) for name, col in columns.items()}
+
+    def _batch(self, number: int) -> pa.RecordBatch:
         file = self.path / self.manifest.blocks[number].file
         try:
-            batch = pa.ipc.open_file(pa.memory_map(str(file))).get_batch(0)
-            columns = {name: batch.column(name) for name in COLUMNS if name in batch.schema.names}
-            return {name: (col.offsets.to_numpy(), col.values.to_numpy()) for name, col in columns.items()}
+            return pa.ipc.open_file(pa.memory_map(str(file))).get_batch(0)
         except (pa.ArrowInvalid, OSError) as error:
             raise DataError(f"a block of the data cache is damaged: {error}", where=str(file), fix=REMEDY) from None
 

@@ -90,7 +90,7 @@ class Template:
 
         Args: messages: they end with a user or observation turn. system, tools: "" for none.
         """
-        from raytune.data.encode import prompt_ids  # encode reads this module
+        from raytune.data.prompts import prompt_ids  # prompts reads this module
 
         return prompt_ids(messages, system, tools, self, tokenizer)
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from transformers import TokenizersBackend
 
+from raytune.data.template import Element
 from raytune.types import Message, Sample
 
 if TYPE_CHECKING:
@@ -84,6 +85,20 @@ def tokenize(texts: Iterable[str], tokenizer: PreTrainedTokenizerBase, guard: Gu
     for text, parts in cut.items():
         known[text] = [token for part in parts for token in (ids[part] if isinstance(part, str) else [part])]
     return known
+
+
+def join_elements(elements: Sequence[Element], ids: dict[str, list[int]], special: dict[str, list[int]]) -> list[int]:
+    """The ids of a text, given those of its strings (from `tokenize`) and of its special elements."""
+    joined: list[int] = []
+    for element in elements:
+        joined += ids[element] if isinstance(element, str) else special[element.kind]
+    return joined
+
+
+def special_ids(tokenizer: PreTrainedTokenizerBase) -> dict[str, list[int]]:
+    """Kind of a special element -> its id, nothing where the tokenizer has no such token."""
+    known = {"bos": tokenizer.bos_token_id, "eos": tokenizer.eos_token_id}
+    return {kind: [] if number is None else [number] for kind, number in known.items()}
 
 
 def _encode(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, split_special_tokens: bool) -> list[list[int]]:

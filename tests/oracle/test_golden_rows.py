@@ -65,6 +65,14 @@ def test_sft_row(row: dict[str, Any], smollm2_tokenizer: PreTrainedTokenizerBase
     assert smollm2_tokenizer.decode(made.input_ids) == row["text"]
 
 
+@pytest.mark.parametrize("row", GOLDEN["unsup"], ids=lambda row: str(row["args"]))
+def test_prompt_of_ppo(row: dict[str, Any], smollm2_tokenizer: PreTrainedTokenizerBase) -> None:
+    sample = Sample(conversation("cot"), columns="{}")
+    (made,) = encode([sample], "ppo", "qwen3", row["args"], smollm2_tokenizer)
+    assert made.input_ids == row["input_ids"]
+    assert smollm2_tokenizer.decode(made.input_ids) == row["text"]
+
+
 TEXTS = (
     "The quick brown fox.",
     "Hello world, this is a document.",
