@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from raytune.losses.tokens import token_entropy, token_logprobs
+from raytune.losses.tokens import score_tokens, token_entropy, token_logprobs
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7, 2.0])
@@ -35,3 +35,36 @@ def test_both_have_the_gradient_of_the_definition():
     logits = torch.tensor([[0.2, -1.0, 0.5]], dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(lambda x: token_logprobs(x, torch.tensor([1]), temperature=0.8), (logits,))
     assert torch.autograd.gradcheck(lambda x: token_entropy(x, temperature=0.8), (logits,))
+
+
+@pytest.mark.parametrize("train_entropy", [False, True])
+@pytest.mark.parametrize(("count", "vocabulary"), [(0, 7), (1, 7), (300, 4000)], ids=str)
+def test_scores_of_one_pass_and_their_gradient_are_those_of_the_definitions(count, vocabulary, train_entropy):
+    # 300 rows of 4,000 numbers are more than one part.
+    generator = torch.Generator().manual_seed(count)
+    logits = torch.randn(count, vocabulary, generator=generator, dtype=torch.float64) * 3
+    labels = torch.randint(vocabulary, (count,), generator=generator)
+    weights = torch.randn(2, count, generator=generator, dtype=torch.float64)
+    one, two = logits.clone().requires_grad_(), logits.clone().requires_grad_()
+    found = score_tokens(one, labels, temperature=0.7, train_entropy=train_entropy)
+    expected = token_logprobs(two, labels, temperature=0.7), token_entropy(two, temperature=0.7)
+    torch.testing.assert_close(tuple(found), expected)
+    pull = weights[1] if train_entropy else torch.zeros(count)
+    (found.logprobs * weights[0] + found.entropies * pull).sum().backward()
+    (expected[0] * weights[0] + expected[1] * pull).sum().backward()
+    torch.testing.assert_close(one.grad, two.grad)
+
+
+def test_a_second_gradient_of_the_one_pass_is_refused():
+    logits = torch.randn(2, 3, requires_grad=True)
+    total = score_tokens(logits, torch.tensor([0, 1])).logprobs.sum()
+    total.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="differentiated once"):
+        total.backward()
+
+
+def test_scores_of_bfloat16_logits_are_taken_in_float32():
+    logits = torch.tensor([[1.0, 2.0, 3.0]], dtype=torch.bfloat16)
+    found = score_tokens(logits, torch.tensor([2]))
+    assert found.logprobs.dtype == torch.float32
+    assert found.logprobs.item() == pytest.approx(-math.log(1 + math.exp(-1) + math.exp(-2)), rel=1e-6)
