@@ -1,0 +1,168 @@
+"""Conversations with more than one turn: after each answer an environment may add tokens and let the policy go on.
+
+prompt -> draw -> environment -> its tokens, masked -> draw -> ... -> one Completion, append-only
+What was drawn is never decoded and encoded again: an environment's text is encoded alone and put behind it.
+"""
+
+import importlib
+import importlib.util
+import inspect
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Protocol
+
+import numpy as np
+
+from raytune.errors import ConfigError
+from raytune.stages.samples import Completion, Finish, Ids, Prompt, VersionSpan
+
+
+# Made by an Environment, read by `converse`.
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What an environment says to an answer: text or token ids to put behind it, and whether that was all.
+
+    Example: Reply("<result>5</result>") or Reply(done=True)
+    """
+
+    text: str = ""
+    ids: Sequence[int] = ()
+    done: bool = False
+
+
+class Environment(Protocol):
+    """One conversation; a new object is made for each answer. Its text must bring its own chat markup."""
+
+    async def reset(self, prompt: Prompt) -> None:
+        """Begin with a prompt."""
+        ...
+
+    async def step(self, text: str, ids: Ids) -> Reply:
+        """Look at what the policy drew since the last reply: its text, and its token ids [T] int32."""
+        ...
+
+
+Draw = Callable[[Sequence[int], int], Awaitable[Completion]]
+"""(all ids so far, most new tokens) -> one answer's next part, its version spans counted from its own start."""
+
+
+@dataclass(slots=True)
+class Transcript:
+    """An answer in the making: lists of equal length T."""
+
+    ids: list[int]
+    logprobs: list[float]
+    mask: list[bool]
+    versions: list[VersionSpan]
+
+    def add_drawn(self, part: Completion) -> None:
+        start = len(self.ids)
+        self.ids += part.ids.tolist()
+        self.logprobs += part.logprobs.tolist()
+        self.mask += [True] * len(part.ids)
+        self.versions += [VersionSpan(one.version, start + one.start, start + one.end) for one in part.versions]
+
+    def add_given(self, ids: Sequence[int]) -> None:
+        """Tokens that nobody drew have log-prob 0, no version and no part in the loss."""
+        self.ids += ids
+        self.logprobs += [0.0] * len(ids)
+        self.mask += [False] * len(ids)
+
+    def completion(self, finish: Finish) -> Completion:
+        return Completion(
+            ids=np.array(self.ids, np.int32),
+            logprobs=np.array(self.logprobs, np.float32),
+            mask=np.array(self.mask, np.bool_),
+            versions=merged(self.versions),
+            finish=finish,
+        )
+
+
+async def converse(
+    environment: Environment,
+    prompt: Prompt,
+    first: Completion,
+    draw: Draw,
+    *,
+    budget: int,
+    encode: Callable[[str], list[int]],
+    decode: Callable[[Sequence[int]], str],
+) -> Completion:
+    """One answer of several turns that begins with `first`.
+
+    It ends when the environment says so ("environment"), and with "length" when `budget` tokens are used up or would
+    be by the environment's words; so it always ends with a token that was drawn, unless the environment ends it.
+    """
+    await environment.reset(prompt)
+    transcript, part = Transcript([], [], [], []), first
+    while True:
+        transcript.add_drawn(part)
+        if part.finish == "length":
+            return transcript.completion("length")
+        reply = await environment.step(decode(part.ids.tolist()), part.ids)
+        given = list(reply.ids) or encode(reply.text)
+        left = budget - len(transcript.ids) - len(given)
+        if left < (0 if reply.done else 1):
+            return transcript.completion("length")
+        transcript.add_given(given)
+        if reply.done:
+            return transcript.completion("environment")
+        part = await draw([*prompt.ids.tolist(), *transcript.ids], left)
+
+
+def merged(spans: Sequence[VersionSpan]) -> tuple[VersionSpan, ...]:
+    """Neighbours of the same version become one."""
+    out: list[VersionSpan] = []
+    for span in spans:
+        if out and out[-1].version == span.version and out[-1].end == span.start:
+            out[-1] = VersionSpan(span.version, out[-1].start, span.end)
+        else:
+            out.append(span)
+    return tuple(out)
+
+
+def load_environment(spec: str) -> Callable[[], Environment]:
+    """The class of "package.module:Class" or "folder/file.py:Class"; calling it makes one conversation.
+
+    Errors: ConfigError if it is not there, or has no async reset and step.
+    """
+    place, colon, name = spec.rpartition(":")
+    if not colon:
+        raise ConfigError(f"no environment '{spec}'", fix="Write package.module:Class or folder/file.py:Class.")
+    found = vars(_module(place, spec)).get(name)
+    if not inspect.isclass(found):
+        raise ConfigError(f"there is no class '{name}' in {place}", where=spec, fix="Name the environment's class.")
+    missing = [verb for verb in ("reset", "step") if not _is_async_method(found, verb)]
+    if missing:
+        raise ConfigError(
+            f"the environment '{spec}' has no async method {' and none '.join(missing)}",
+            fix="It needs async reset(prompt) and async step(text, ids) -> Reply.",
+        )
+    return found
+
+
+def _is_async_method(kind: type[Any], verb: str) -> bool:
+    return any(inspect.iscoroutinefunction(vars(base).get(verb)) for base in kind.__mro__)
+
+
+def _module(place: str, spec: str) -> ModuleType:
+    try:
+        return _file_module(Path(place)) if place.endswith(".py") else importlib.import_module(place)
+    except (ImportError, OSError, SyntaxError) as error:
+        raise ConfigError(
+            f"the environment '{spec}' cannot be imported: {error}", fix="It must be importable on every node."
+        ) from error
+
+
+def _file_module(path: Path) -> ModuleType:
+    full = path.expanduser().resolve()
+    spec = importlib.util.spec_from_file_location(f"environment_file_{full.stem}", full)
+    if spec is None or spec.loader is None or not full.is_file():
+        raise FileNotFoundError(f"there is no file {full}")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
