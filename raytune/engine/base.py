@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import torch
 import torch.distributed.checkpoint as dcp
@@ -25,16 +25,33 @@ from raytune.engine.loss_scale import LossScale
 from raytune.engine.optim import build_optimizer, group_settings
 from raytune.engine.schedule import build_schedule, resume_schedule
 from raytune.log import get_logger
-from raytune.losses.reduce import LossSums
-from raytune.models.logprobs import label_logits
+from raytune.losses.reduce import LossSums, MetricSums
+from raytune.models.logprobs import Outputs, label_outputs
+from raytune.models.values import value_head_of
 
 log = get_logger(__name__)
 
-LogitsOf = Callable[[Batch], tuple[Tensor, Tensor]]
-"""Gives the logits [N, V] and labels [N] of a batch's N labelled positions."""
+Sums = TypeVar("Sums", LossSums, MetricSums)
 
-Loss = Callable[[LogitsOf, Batch], LossSums]
-"""A stage's loss: it asks for logits and returns sums over the batch."""
+
+class Forward(Protocol):
+    """What a loss may ask of a model; Engine implements it. Numbers are of a batch's N labelled positions."""
+
+    def logits_of(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Logits [N, V] and labels [N]."""
+        ...
+
+    def values_of(self, batch: Batch, *, last: bool = False) -> tuple[Tensor, Tensor]:
+        """The value head's numbers [N] and labels [N]; `last` as in label_outputs."""
+        ...
+
+    def outputs_of(self, batch: Batch) -> Outputs:
+        """Logits, labels and values from one pass."""
+        ...
+
+
+Loss = Callable[[Forward, Batch], Sums]
+"""A stage's loss: it asks for what it needs and returns sums over the batch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,30 +109,42 @@ class Engine:
         """Context of one micro-batch's backward; `last` says that the optimizer step follows."""
         return contextlib.nullcontext()
 
-    def forward_backward(self, loss: Loss, batch: Batch, *, scale: float, last: bool) -> LossSums:
+    def forward_backward(self, loss: Loss[Sums], batch: Batch, *, scale: float, last: bool) -> Sums:
         """Add the gradient of `scale * loss` over one micro-batch.
 
         Args: scale: 1 / (labelled tokens of the global batch), or 0 for a batch that only keeps ranks in step.
         """
         with self._accumulation(last=last):
-            sums = loss(self.logits_of, batch)
+            sums = loss(self, batch)
             # Engines of several ranks average gradients; the sum over ranks is wanted.
             factor = scale * self.world_size * (self.loss_scale.value if self.loss_scale else 1.0)
             (sums.loss * factor).backward()
         return sums
 
     @torch.no_grad()
-    def evaluate(self, loss: Loss, batch: Batch) -> LossSums:
+    def evaluate(self, loss: Loss[Sums], batch: Batch) -> Sums:
         """Sums of one batch without gradients, in evaluation mode."""
         self.model.eval()
-        sums = loss(self.logits_of, batch)
+        sums = loss(self, batch)
         self.model.train()
         return sums
 
     def logits_of(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        outputs = self._outputs(batch)
+        return outputs.logits, outputs.labels
+
+    def values_of(self, batch: Batch, *, last: bool = False) -> tuple[Tensor, Tensor]:
+        outputs = self._outputs(batch, value_head=value_head_of(self.model), logits=False, last=last)
+        assert outputs.values is not None
+        return outputs.values, outputs.labels
+
+    def outputs_of(self, batch: Batch) -> Outputs:
+        return self._outputs(batch, value_head=value_head_of(self.model))
+
+    def _outputs(self, batch: Batch, **asked: Any) -> Outputs:
         head = self.model.get_output_embeddings()  # type: ignore[operator]
         with self._autocast():
-            return label_logits(self.forward, head, self.model.config, batch)
+            return label_outputs(self.forward, head, self.model.config, batch, **asked)
 
     def _autocast(self) -> contextlib.AbstractContextManager[Any]:
         if self._autocast_dtype is None:

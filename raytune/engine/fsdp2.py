@@ -9,9 +9,8 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 
 from raytune.data.collate import Batch
-from raytune.engine.base import Engine, Loss
+from raytune.engine.base import Engine, Loss, Sums
 from raytune.errors import ModelError
-from raytune.losses.reduce import LossSums
 
 
 class FSDP2Engine(Engine):
@@ -39,7 +38,7 @@ class FSDP2Engine(Engine):
         fully_shard(model, mesh=mesh, mp_policy=policy)
         return model
 
-    def evaluate(self, loss: Loss, batch: Batch) -> LossSums:
+    def evaluate(self, loss: Loss[Sums], batch: Batch) -> Sums:
         sums = super().evaluate(loss, batch)
         # The root keeps its weights gathered for a backward pass that does not come; saving needs the shards.
         for module in self.model.modules():

@@ -1,7 +1,7 @@
 """Forward passes that compute logits only where they are needed."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -11,22 +11,62 @@ from raytune.models.attention import packed_attention
 from raytune.types import IGNORE_INDEX
 
 
+class Outputs(NamedTuple):
+    """What a forward pass says of the N labelled positions, in row order.
+
+    Args: logits: [N, V], or [0, V] where none are wanted. labels: [N]. values: [N] of the value head, if asked.
+    """
+
+    logits: Tensor
+    labels: Tensor
+    values: Tensor | None
+
+
 def label_logits(forward: Callable[..., Any], head: nn.Module, config: Any, batch: Batch) -> tuple[Tensor, Tensor]:
     """Logits of the positions whose next token carries a label.
-
-    The language-model head is by far the widest layer, and prompts and padding need none of it: a hook hands it the
-    labelled positions alone. Scaling and capping that some models apply after the head still happen.
 
     Args: forward: the (possibly wrapped) model. head: its output embedding. config: its transformers
     config. batch: B rows of T tokens.
     Returns: logits [N, V] and their labels [N], for the N labelled positions in row order.
     """
-    targets = batch.labels[:, 1:]
+    outputs = label_outputs(forward, head, config, batch)
+    return outputs.logits, outputs.labels
+
+
+def label_outputs(
+    forward: Callable[..., Any],
+    head: nn.Module,
+    config: Any,
+    batch: Batch,
+    *,
+    value_head: nn.Module | None = None,
+    logits: bool = True,
+    last: bool = False,
+) -> Outputs:
+    """Logits, values or both, of the labelled positions alone.
+
+    The language-model head is by far the widest layer, and prompts and padding need none of it: a hook hands it the
+    labelled positions alone. Scaling and capping that some models apply after the head still happen. The value head
+    is called within that hook, inside of the model's forward pass, where sharded weights are gathered.
+
+    Args: forward, head, config, batch: as in label_logits. value_head: called with hidden states [N, D]. logits: False
+    leaves the language-model head without work. last: take the position of a labelled token itself, not the one before
+    it that predicts it.
+    """
     keep = torch.zeros_like(batch.labels, dtype=torch.bool)  # [B, T]
-    keep[:, :-1] = targets != IGNORE_INDEX
+    if last:
+        keep = batch.labels != IGNORE_INDEX
+        labels = batch.labels[keep]
+    else:
+        keep[:, :-1] = batch.labels[:, 1:] != IGNORE_INDEX
+        labels = batch.labels[:, 1:][keep[:, :-1]]
+    values: list[Tensor] = []
 
     def select(_module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        return (args[0][keep], *args[1:])
+        hidden = args[0][keep]
+        if value_head is not None:
+            values.append(value_head(hidden))
+        return (hidden if logits else hidden[:0], *args[1:])
 
     handle = head.register_forward_pre_hook(select)
     try:
@@ -38,7 +78,7 @@ def label_logits(forward: Callable[..., Any], head: nn.Module, config: Any, batc
         )
     finally:
         handle.remove()
-    return output.logits, targets[keep[:, :-1]]
+    return Outputs(output.logits, labels, values[0] if values else None)
 
 
 def _attention(batch: Batch, head: nn.Module, config: Any) -> dict[str, Any]:

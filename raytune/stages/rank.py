@@ -3,56 +3,41 @@
 row store -> global batch at a position -> this rank's micro-batches -> engine -> sums back to the driver
 """
 
-import json
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
-from peft import PeftModel
-from transformers import PreTrainedTokenizerBase
 
 from raytune.config.run import RunConfig
 from raytune.data.batches import PAD_MULTIPLE, Indices, Position, epoch_order, rows_per_step, split_batch
 from raytune.data.collate import Batch, collate, join
-from raytune.data.inputs import DataOptions, ready_template
 from raytune.data.prepared import PreparedData
 from raytune.data.store import RowStore
 from raytune.engine.base import Engine, Loss, NonFiniteGradient
-from raytune.engine.build import ENGINES, autocast_dtype, choose_engine, compute_dtype, trainable_dtype
-from raytune.engine.checkpoint import write_json
-from raytune.engine.disk import writes_to
-from raytune.engine.memory import ModelShape, activation_bytes, needs_checkpointing
-from raytune.errors import CheckpointError, TrainError
+from raytune.engine.build import choose_engine
+from raytune.errors import TrainError
 from raytune.log import get_logger
 from raytune.losses.reduce import LossSums
-from raytune.models import segment_attention
-from raytune.models.adapters import attach
-from raytune.models.fused_lora import fuse_lora, trains_fused_only
-from raytune.models.loader import count_parameters, load_model, upcast_head_output, upcast_norms
+from raytune.models.loader import count_parameters
 from raytune.models.neftune import add_noise
-from raytune.models.tokenizer import load_tokenizer
-from raytune.models.vocab import grows_vocabulary
 from raytune.stages import pt, sft
-from raytune.stages.weights import load_adapter_weights, save_weights
+from raytune.stages.build import (
+    FIXED_TOKENS,
+    build_engine,
+    build_model,
+    choose_attention,
+    seed_all,
+    set_checkpointing,
+)
+from raytune.stages.weights import load_engine_state, save_rank
 from raytune.types import IGNORE_INDEX
 
 log = get_logger(__name__)
 
 STAGE_LOSSES = {"sft": sft.build_loss, "pt": pt.build_loss}
-# What a forward and backward pass costs whatever it holds, in tokens: on a CPU a fit to SmolLM2's step times (0.18 s
-# + tokens / 285 on one core); on a GPU the launch of its kernels, some milliseconds.
-_FIXED_TOKENS = {"cpu": 50, "cuda": 2000}
-# Up to this length our attention on a CPU is faster than the fused kernel (a third of a row's attention at 256 tokens),
-# and the probabilities that it keeps for the gradient are small.
-_SEGMENT_LENGTH = 512
-_SMALL_STATE = "small_state.json"
-_OPTIMIZER = "optimizer"
 
 
 # Made by RankTrainer, added up over ranks by actors.group.
@@ -98,53 +83,14 @@ class RankTrainer:
     def __init__(self, cfg: RunConfig, *, rank: int, world_size: int, device: torch.device) -> None:
         self.cfg, self.rank, self.world_size, self.device = cfg, rank, world_size, device
         self.engine_name = choose_engine(cfg.cluster.engine, world_size)
-        self.loss: Loss = STAGE_LOSSES[cfg.train.stage](label_smoothing=cfg.train.label_smoothing_factor)
+        self.loss: Loss[LossSums] = STAGE_LOSSES[cfg.train.stage](label_smoothing=cfg.train.label_smoothing_factor)
 
     def build(self, checkpoint: Path | None) -> None:
         """Load tokenizer and model and mark what trains; weights come from `checkpoint` when there is one."""
-        cfg = self.cfg
-        if cfg.train.full_determinism:
-            torch.use_deterministic_algorithms(True)
-        if cfg.precision.tf32 is not None:
-            torch.set_float32_matmul_precision("high" if cfg.precision.tf32 else "highest")
-        _seed(cfg.train.seed)
-        self.tokenizer: PreTrainedTokenizerBase = load_tokenizer(cfg.model)
-        ready_template(DataOptions.of(cfg), self.tokenizer)
-        model = self._load_base(checkpoint)
-        # Random adapter weights must be the same on every rank, whatever was drawn while loading.
-        _seed(cfg.train.seed)
-        self.model: Any = attach(
-            model,
-            cfg.adapter,
-            trainable_dtype=trainable_dtype(cfg.precision),
-            train_embeddings=grows_vocabulary(cfg.model),
-        )
-        for param in self.model.parameters():
-            if not param.requires_grad and param.is_floating_point():
-                param.data = param.data.to(compute_dtype(cfg.precision))
-        self._wide = upcast_norms(self.model) if cfg.precision.upcast_layernorm else []
-        if cfg.precision.upcast_lmhead_output:
-            upcast_head_output(self.model)
-        if checkpoint is not None and isinstance(self.model, PeftModel):
-            load_adapter_weights(self.model, checkpoint)
-        fuse_lora(self.model)
-        if cfg.train.neftune_noise_alpha:
-            add_noise(self.model, alpha=cfg.train.neftune_noise_alpha)
-        if cfg.model.print_param_status:
-            for name, param in self.model.named_parameters():
-                log.info("%s %s %s trains: %s", name, tuple(param.shape), param.dtype, param.requires_grad)
-
-    def _load_base(self, checkpoint: Path | None) -> Any:
-        """The model under the adapter; a run without adapters finds its own weights in the checkpoint."""
-        cfg = self.cfg
-        model, dtype = cfg.model, compute_dtype(cfg.precision)
-        if checkpoint is not None and cfg.adapter.finetuning_type in ("full", "freeze"):
-            # Trained weights are kept in the trainable dtype; a narrower one on the way would change them.
-            model, dtype = (
-                model.model_copy(update={"model_name_or_path": str(checkpoint)}),
-                trainable_dtype(cfg.precision),
-            )
-        return load_model(model, dtype=dtype, cutoff_len=cfg.data.cutoff_len)
+        self.built = build_model(self.cfg, checkpoint)
+        self.tokenizer, self.model = self.built.tokenizer, self.built.model
+        if self.cfg.train.neftune_noise_alpha:
+            add_noise(self.model, alpha=self.cfg.train.neftune_noise_alpha)
 
     def start(self, data: PreparedData, *, total_steps: int, checkpoint: Path | None) -> ModelFacts:
         """Open the data, wrap the model in its engine and load optimizer state from `checkpoint`."""
@@ -153,33 +99,20 @@ class RankTrainer:
         self.eval_rows = {name: RowStore.open(path) for name, path in data.eval.items()}
         self._order: tuple[int, Indices] = (-1, np.empty(0, dtype=np.int64))
         self._choose_attention()
-        checkpointing = self._set_checkpointing()
+        checkpointing = set_checkpointing(self.cfg, self.model, self.device, tokens=self._largest_batch())
         num_trainable, num_parameters = count_parameters(self.model)
-        self.model.train()
-        self.engine: Engine = ENGINES[self.engine_name](
-            self.model,
-            self.cfg.optim,
-            total_steps=total_steps,
-            device=self.device,
-            autocast=self._autocast(),
-            world_size=self.world_size,
-            wide=self._wide,
+        self.engine: Engine = build_engine(
+            self.cfg, self.engine_name, self.built, total_steps=total_steps, device=self.device, ranks=self.world_size
         )
         if checkpoint is not None:
-            if not (checkpoint / _SMALL_STATE).is_file():
-                raise CheckpointError(
-                    f"checkpoint {checkpoint} holds weights only and cannot be resumed",
-                    fix="It was written with save_only_model: true. Set overwrite_output_dir: true to start anew.",
-                )
-            self.engine.load_state(checkpoint / _OPTIMIZER)
-            self.engine.load_small_state(json.loads((checkpoint / _SMALL_STATE).read_text()))
+            load_engine_state(self.engine, checkpoint)
         eval_rows = {name: len(store) for name, store in self.eval_rows.items()}
         return ModelFacts(num_trainable, num_parameters, self.engine_name, str(self.device), checkpointing, eval_rows)
 
     def train_step(self, step: int, position: Position) -> RankSums:
         """Do this rank's part of optimizer step `step`. All ranks must call it alike."""
         # One seed a step makes dropout and noise a function of (seed, step, rank): nothing random needs to be saved.
-        _seed(self.cfg.train.seed, step, self.rank)
+        seed_all(self.cfg.train.seed, step, self.rank)
         rows = self.rows_at(position)
         mine = self._split(rows, self.train_rows.lengths, self.cfg.train.per_device_train_batch_size)
         scale = 1.0 / max(_num_labels(self.train_rows, rows), 1)
@@ -215,12 +148,7 @@ class RankTrainer:
 
     def save(self, folder: Path, *, with_state: bool) -> None:
         """Write weights (rank 0) and optimizer shards (every rank) into `folder`. Collective."""
-        with writes_to(folder):
-            save_weights(self.engine, folder, tokenizer=self.tokenizer if self.rank == 0 else None)
-            if with_state:
-                self.engine.save_state(folder / _OPTIMIZER)
-                if self.rank == 0:
-                    write_json(folder / _SMALL_STATE, self.engine.small_state())
+        save_rank(self.engine, folder, tokenizer=self.tokenizer if self.rank == 0 else None, with_state=with_state)
 
     def rows_at(self, position: Position) -> Indices:
         """Row numbers of the global batch that begins at `position`."""
@@ -244,7 +172,7 @@ class RankTrainer:
             num_ranks=self.world_size,
             micro_rows=micro_rows,
             max_tokens=self._max_tokens,
-            fixed_tokens=_FIXED_TOKENS[self.device.type],
+            fixed_tokens=FIXED_TOKENS[self.device.type],
             joined=self._joined,
         )
         return parts[self.rank]
@@ -260,48 +188,21 @@ class RankTrainer:
             rows, pad_id=pad, label_pad=label_pad, multiple=PAD_MULTIPLE, row_ids=[int(row) for row in part]
         ).to(self.device)
 
-    def _autocast(self) -> torch.dtype | None:
-        """Dtype the forward pass is cast to; frozen bfloat16 weights with fused adapters need no casting."""
-        wanted = autocast_dtype(self.cfg.precision)
-        shards = self.engine_name == "fsdp2"
-        needless = wanted is torch.bfloat16 and not shards and trains_fused_only(self.model)
-        # Norms and embeddings that were put into float32 on request would meet bfloat16 without it.
-        return None if needless and not self.cfg.precision.upcast_layernorm else wanted
-
     def _choose_attention(self) -> None:
         """Settle `flash_attn: auto`, and whether micro-batches are joined, once the lengths of the rows are known."""
         self._max_tokens = self.cfg.train.max_tokens_per_batch
         stores = [self.train_rows, *self.eval_rows.values()]
-        short = max(int(store.lengths.max()) for store in stores) <= _SEGMENT_LENGTH
-        auto = self.cfg.model.flash_attn == "auto" and self.device.type == "cpu"
-        segments = auto and short and segment_attention.serves(self.model)
-        if segments:
-            segment_attention.register()
-            self.model.set_attn_implementation(segment_attention.NAME)
+        longest = max(int(store.lengths.max()) for store in stores)
+        segments = choose_attention(self.cfg, self.model, self.device, longest=longest)
         # Joined rows waste nothing on padding; an attention that looks between them would eat the gain.
         self._joined = segments and self._max_tokens is not None
         # Noise and dropout are drawn for each sample by itself, also where samples begin alike.
         self._share_prefixes = not self.cfg.train.neftune_noise_alpha and not self.cfg.adapter.lora_dropout
 
-    def _set_checkpointing(self) -> bool:
-        wanted = self.cfg.precision.gradient_checkpointing
-        enabled = self._checkpointing_needed() if wanted == "auto" else bool(wanted)
-        if enabled:
-            self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        return enabled
-
-    def _checkpointing_needed(self) -> bool:
-        longest = int(self.train_rows.lengths.max())
-        tokens = max(
-            self.cfg.train.max_tokens_per_batch or longest * self.cfg.train.per_device_train_batch_size, longest
-        )
-        kept = activation_bytes(
-            model_shape(self.model.config),
-            tokens=tokens,
-            dtype_bytes=compute_dtype(self.cfg.precision).itemsize,
-            checkpointing=False,
-        )
-        return needs_checkpointing(kept, _free_memory(self.device))
+    def _largest_batch(self) -> int:
+        """Tokens of the largest micro-batch."""
+        longest, train = int(self.train_rows.lengths.max()), self.cfg.train
+        return max(train.max_tokens_per_batch or longest * train.per_device_train_batch_size, longest)
 
     def _non_finite(
         self, step: int, rows: Sequence[int] | Indices, total: "_Totals", error: Exception | None
@@ -335,12 +236,6 @@ class _Totals:
         return RankSums(*counts, grad_norm=grad_norm, learning_rate=learning_rate, skipped=skipped)
 
 
-def model_shape(config: Any) -> ModelShape:
-    """Read the sizes off a transformers config."""
-    text = config.get_text_config()
-    return ModelShape(text.hidden_size, text.num_hidden_layers, text.intermediate_size, text.vocab_size)
-
-
 def _num_labels(store: RowStore, rows: Indices) -> int:
     """Labelled tokens of a global batch: the first token of a row is never predicted."""
     return sum(int(np.count_nonzero(store.row(int(row))["labels"][1:] != IGNORE_INDEX)) for row in rows)
@@ -350,18 +245,3 @@ def _idle_row(pad: int) -> dict[str, np.ndarray]:
     """A row for a rank that has none left but must take part in collective operations; its loss counts nothing."""
     ids = np.full(8, pad, dtype=np.int32)
     return {"input_ids": ids, "labels": ids}
-
-
-def _seed(*parts: int) -> None:
-    state = np.random.SeedSequence(parts).generate_state(1, dtype=np.uint64)[0]
-    torch.manual_seed(int(state))
-    np.random.seed(int(state) % 2**32)
-
-
-def _free_memory(device: torch.device) -> int:
-    """Bytes this rank may still take on its device; ranks of one host share its memory."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    pages = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    ranks = dist.get_world_size() if dist.is_initialized() else 1
-    return pages // ranks

@@ -4,16 +4,16 @@ rows (answers labelled, prompts not) -> logits where labels are -> cross-entropy
 """
 
 from raytune.data.collate import Batch
-from raytune.engine.base import LogitsOf, Loss
+from raytune.engine.base import Forward, Loss
 from raytune.losses.reduce import LossSums
 from raytune.losses.supervised import cross_entropy
 
 
-def build_loss(*, label_smoothing: float) -> Loss:
+def build_loss(*, label_smoothing: float) -> Loss[LossSums]:
     """Return the stage's loss."""
 
-    def loss(logits_of: LogitsOf, batch: Batch) -> LossSums:
-        logits, labels = logits_of(batch)
+    def loss(model: Forward, batch: Batch) -> LossSums:
+        logits, labels = model.logits_of(batch)
         return cross_entropy(logits, labels, label_smoothing=label_smoothing)
 
     return loss
