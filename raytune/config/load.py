@@ -31,6 +31,18 @@ SECRETS = frozenset(
 )
 """Keys whose values are never written or shown."""
 
+# What learns from drawn answers draws them from the policy itself, not from a truncated one.
+_DRAWN = {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "max_new_tokens": 512, "logging_steps": 1}
+STAGE_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
+    "grpo": {
+        **_DRAWN, "num_generations": 8, "ppo_epochs": 1, "kl_coef": 0.0, "advantage": "group", "kl_in_reward": False,
+    },
+    "ppo": {
+        **_DRAWN, "num_generations": 1, "ppo_epochs": 4, "kl_coef": 0.2, "advantage": "gae", "kl_in_reward": True,
+    },
+}  # fmt: skip
+"""Defaults that hold in one stage only."""
+
 
 # Made here, read by launch, chat, export and the CLI.
 @dataclass(frozen=True, slots=True)
@@ -60,6 +72,7 @@ def load_config(source: Path | str | Mapping[str, Any], overrides: Sequence[str]
     items = file.items | line.items
     for implied in [*line.implied, *file.implied]:
         items.setdefault(implied.key, implied)
+    _add_stage_defaults(items)
     problems = [*file.problems, *line.problems]
     name = Path(source).name if isinstance(source, Path | str) else "config"
     config = build(items, problems, name)
@@ -69,6 +82,13 @@ def load_config(source: Path | str | Mapping[str, Any], overrides: Sequence[str]
         raise as_error(problems, name)
     origin = {key: items[key].where if key in items else "default" for key in KEYS}
     return Resolved(config, origin, (*file.warnings, *line.warnings))
+
+
+def _add_stage_defaults(items: dict[str, Item]) -> None:
+    """Where a stage wants another default than the others, it stands for what the user left out."""
+    stage = items["stage"].value if "stage" in items else None
+    for key, value in STAGE_DEFAULTS.get(stage, {}).items() if isinstance(stage, str) else ():
+        items.setdefault(key, Item(key, value, f"default of stage {stage}"))
 
 
 def build(items: Mapping[str, Item], problems: list[Problem], name: str) -> RunConfig | None:

@@ -1,32 +1,48 @@
 """Reinforcement learning: ppo and grpo."""
 
-from typing import ClassVar
-
 from pydantic import Field
 
 from raytune.config.base import Group
 
 
 class RLConfig(Group):
-    built: ClassVar[bool] = False
-
     ppo_buffer_size: int = Field(1, ge=1)
-    """Batches of experience gathered before an update (ppo)."""
+    """Batches of experience gathered before an update."""
     ppo_epochs: int = Field(4, ge=1)
-    """Passes over the experience per update (ppo)."""
+    """Passes over the experience per update; by default 1 in grpo."""
     ppo_score_norm: bool = False
     """Scale rewards by their running spread (ppo)."""
-    ppo_target: float = Field(6.0, gt=0)
-    """Divergence that the adaptive coefficient aims at (ppo)."""
+    ppo_target: float | None = Field(6.0, gt=0)
+    """Divergence that the adaptive coefficient of the KL penalty aims at (ppo); null keeps kl_coef as it is."""
     ppo_whiten_rewards: bool = False
     """Bring rewards to mean 0 and spread 1 before advantages (ppo)."""
     gamma: float = Field(1.0, ge=0, le=1)
-    """Discount of later rewards (ppo)."""
+    """Discount of later rewards."""
     lam: float = Field(0.95, ge=0, le=1)
-    """Weight of longer looks ahead in the advantage (ppo)."""
+    """Weight of longer looks ahead in the advantage (gae)."""
     clip_range: float = Field(0.2, gt=0)
     """How far the probability ratio may move per update."""
-    kl_coef: float = Field(0.0, ge=0)
-    """Weight of the divergence from the reference model (grpo)."""
-    num_generations: int = Field(8, ge=2)
-    """Answers per prompt that are compared with each other (grpo)."""
+    value_clip: float = Field(0.2, gt=0)
+    """How far the critic may move per update (ppo)."""
+    vf_coef: float = Field(0.1, ge=0)
+    """Weight of the critic's loss beside the policy's (ppo)."""
+    kl_coef: float = Field(0.2, ge=0)
+    """Weight of the divergence from the reference model; by default 0 in grpo."""
+    num_generations: int = Field(1, ge=1)
+    """Answers per prompt; by default 8 in grpo, where they are compared with each other."""
+    num_mini_batches: int = Field(1, ge=1)
+    """Optimizer steps per pass over the experience."""
+    dynamic_sampling: bool = False
+    """Replace groups whose answers were all rewarded alike by further prompts, since they teach nothing (DAPO)."""
+    max_sampling_rounds: int = Field(10, ge=1)
+    """Prompts that dynamic sampling may draw, as a multiple of the batch."""
+    validation_size: int = Field(0, ge=0)
+    """Prompts held out for validation."""
+    validation_steps: int = Field(50, ge=1)
+    """Steps between validations."""
+    transcript_steps: int = Field(10, ge=1)
+    """Steps between samples of prompts and answers in the log."""
+    environment: str | None = None
+    """Class of a conversation partner, as package.module:Class: tools, or a user with further turns."""
+    max_turns: int = Field(8, ge=1)
+    """Turns of a conversation with an environment."""

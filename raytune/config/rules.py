@@ -4,6 +4,7 @@ from typing import Literal
 
 from raytune.config.checks.broken import Broken, Rule
 from raytune.config.checks.engines import ENGINE_RULES
+from raytune.config.checks.reinforcement import RL_RULES
 from raytune.config.checks.rows import ROW_RULES
 from raytune.config.checks.stage import STAGE_RULES
 from raytune.config.checks.verbs import DATA_RULES, EXPORT_RULES, TRAIN_RULES
@@ -14,7 +15,7 @@ from raytune.errors import ConfigError, NotBuiltError
 
 Verb = Literal["train", "data", "export", "chat"]
 
-RULES: tuple[Rule, ...] = (*STAGE_RULES, *ROW_RULES, *WEIGHT_RULES, *ENGINE_RULES)
+RULES: tuple[Rule, ...] = (*STAGE_RULES, *ROW_RULES, *WEIGHT_RULES, *ENGINE_RULES, *RL_RULES)
 """Contradictions, checked when a config is loaded."""
 
 VERB_RULES: dict[Verb, tuple[Rule, ...]] = {
@@ -29,7 +30,7 @@ READS: dict[Verb, tuple[str, ...]] = {
     "train": (
         "model", "kernels", "precision", "adapter", "oft", "quant", "data", "dataio", "template", "media", "train",
         "loss", "optim", "lowrank", "badam", "evaluation", "output", "monitor", "profiler", "cluster", "fsdp",
-        "parallel", "megatron", "kt", "preference", "rl", "reward",
+        "parallel", "megatron", "kt", "preference", "rl", "policy", "generation", "reward",
     ),
     "data": ("model", "data", "dataio", "template", "media", "train.stage"),
     "export": (

@@ -10,6 +10,7 @@ from raytune.config.dataio import DataIOConfig
 from raytune.config.evaluation import EvalConfig
 from raytune.config.export import ExportConfig
 from raytune.config.fsdp import FsdpConfig
+from raytune.config.generation import GenerationConfig
 from raytune.config.kernels import KernelConfig
 from raytune.config.kt import KTConfig
 from raytune.config.loss import LossConfig
@@ -22,6 +23,7 @@ from raytune.config.oft import OftConfig
 from raytune.config.optim import OptimConfig
 from raytune.config.output import OutputConfig
 from raytune.config.parallel import ParallelConfig
+from raytune.config.policy import PolicyConfig
 from raytune.config.precision import PrecisionConfig
 from raytune.config.preference import PreferenceConfig
 from raytune.config.profiler import ProfilerConfig
@@ -64,6 +66,8 @@ class RunConfig(BaseModel):
     oft: OftConfig = OftConfig()
     preference: PreferenceConfig = PreferenceConfig()
     rl: RLConfig = RLConfig()
+    policy: PolicyConfig = PolicyConfig()
+    generation: GenerationConfig = GenerationConfig()
     reward: RewardConfig = RewardConfig()
     rollout: RolloutConfig = RolloutConfig()
     media: MediaConfig = MediaConfig()

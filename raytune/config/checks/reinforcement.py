@@ -1,0 +1,71 @@
+"""What does not go together where a model learns from its own answers."""
+
+from raytune.config.checks.broken import Broken, broken
+from raytune.config.run import RunConfig
+
+GROUP_KINDS = ("group", "group_batch_std", "group_no_std", "leave_one_out", "rloo", "reinforce++_baseline")
+
+
+def learns_from_answers(config: RunConfig) -> bool:
+    """Whether the stage draws answers and learns from their rewards."""
+    return config.train.stage in ("ppo", "grpo")
+
+
+def groups_need_answers(config: RunConfig) -> Broken | None:
+    kind = config.policy.advantage
+    wrong = learns_from_answers(config) and kind in GROUP_KINDS and config.rl.num_generations < 2
+    what = f"advantage {kind} compares the answers to one prompt, and num_generations is 1"
+    return broken(wrong, what, "advantage", "num_generations", fix="Set num_generations to 2 or more.")
+
+
+def grpo_has_no_critic(config: RunConfig) -> Broken | None:
+    wrong = config.train.stage == "grpo" and config.policy.advantage == "gae"
+    fix = "Use stage: ppo, or another advantage."
+    return broken(wrong, "advantage gae needs a critic, which stage grpo has not", "advantage", "stage", fix=fix)
+
+
+def answers_are_rewarded(config: RunConfig) -> Broken | None:
+    reward = config.reward
+    wrong = learns_from_answers(config) and not reward.reward_funcs and reward.reward_model is None
+    fix = "Set reward_funcs (names, import paths or files) or reward_model."
+    return broken(wrong, f"stage {config.train.stage} has nothing that rewards answers", "stage", fix=fix)
+
+
+def truncated_draws_have_no_ratio(config: RunConfig) -> Broken | None:
+    sampling, correction = config.sampling, config.policy.rollout_correction
+    cut = sampling.top_p < 1 or sampling.top_k > 0
+    wrong = learns_from_answers(config) and cut and correction not in (None, "off")
+    what = f"rollout_correction {correction} weighs probabilities that top_p and top_k have changed"
+    keys = ("rollout_correction", "top_p", "top_k")
+    return broken(wrong, what, *keys, fix="Set top_p: 1 and top_k: 0, or rollout_correction: off.")
+
+
+def answers_are_drawn(config: RunConfig) -> Broken | None:
+    sampling = config.sampling
+    wrong = learns_from_answers(config) and (not sampling.do_sample or sampling.temperature == 0)
+    what = f"stage {config.train.stage} learns from how answers differ, and all would be the likeliest one"
+    return broken(wrong, what, "do_sample", "temperature", fix="Set do_sample: true and temperature: 1.")
+
+
+def taking_turns_is_synchronous(config: RunConfig) -> Broken | None:
+    generation = config.generation
+    wrong = generation.placement == "colocated" and generation.max_staleness > 0
+    what = f"max_staleness {generation.max_staleness} overlaps drawing and learning, which colocated roles cannot"
+    fix = "Set placement: disaggregated or max_staleness: 0."
+    return broken(wrong, what, "placement", "max_staleness", fix=fix)
+
+
+def dynamic_sampling_has_groups(config: RunConfig) -> Broken | None:
+    wrong = config.rl.dynamic_sampling and config.rl.num_generations < 2
+    what = "dynamic_sampling looks for groups whose answers differ in reward, and num_generations is 1"
+    return broken(wrong, what, "dynamic_sampling", "num_generations", fix="Set num_generations to 2 or more.")
+
+
+RL_RULES = (
+    groups_need_answers,
+    grpo_has_no_critic,
+    truncated_draws_have_no_ratio,
+    answers_are_drawn,
+    taking_turns_is_synchronous,
+    dynamic_sampling_has_groups,
+)

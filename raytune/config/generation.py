@@ -1,0 +1,34 @@
+"""Rollout actors: how many, where, and how far ahead of the trainer."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from raytune.config.base import Group
+
+
+class GenerationConfig(Group):
+    rollout_backend: Literal["auto", "vllm", "hf"] = "auto"
+    """Library that draws answers in training; auto is vLLM where it is installed."""
+    num_rollouts: int = Field(1, ge=1)
+    """Replicas that draw answers."""
+    rollout_tp_size: int = Field(1, ge=1)
+    """GPUs that share the model of one replica."""
+    rollout_cpus: float = Field(1, gt=0)
+    """CPUs of a replica, which are also its threads."""
+    rollout_dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Type the replicas compute in; auto is the trainer's."""
+    rollout_timeout: float = Field(600, gt=0)
+    """Seconds a group of answers may take."""
+    rollout_start_timeout: float = Field(600, gt=0)
+    """Seconds a replica may take to start."""
+    kv_cache_gb: int = Field(1, ge=1)
+    """Memory of a replica for keys and values on a CPU, in GiB."""
+    max_num_seqs: int = Field(64, ge=1)
+    """Answers that a replica draws at once."""
+    placement: Literal["auto", "colocated", "disaggregated"] = "auto"
+    """Whether trainer and replicas take turns on the same devices or have their own."""
+    max_staleness: int = Field(0, ge=0)
+    """How many versions the weights that drew an answer may be behind those that learn from it."""
+    num_reward_workers: int = Field(1, ge=1)
+    """Actors that score answers."""
