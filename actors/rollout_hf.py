@@ -1,0 +1,214 @@
+"""A rollout replica on transformers, where vLLM is not installed; slow, and equal to the bit from run to run."""
+
+import asyncio
+import functools
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import ray
+
+from actors.rollout_replica import CONTROL, Health, Replica, ReplicaSettings, Translated
+from raytune.errors import ReplicaLostError, RolloutError
+from raytune.rewards.attempt import Attempt
+from raytune.stages.samples import Completion, Sampling
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+T = TypeVar("T")
+_POLL = 0.2
+
+
+class HfReplica(Replica):
+    """One thread owns the model: it draws a group at a time, and takes new weights between two tokens."""
+
+    def __init__(self, settings: ReplicaSettings) -> None:
+        super().__init__(settings)
+        self._model: Any = None
+        self._version = 0
+        self._adapter: str | None = None
+        self._groups: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._urgent: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._going = threading.Event()
+        self._going.set()
+        self._closed = False
+        threading.Thread(target=self._work, name="model", daemon=True).start()
+
+    def _work(self) -> None:
+        while not self._closed:
+            self._take_urgent()
+            try:
+                group = self._groups.get(timeout=_POLL)
+            except queue.Empty:
+                continue
+            group()
+
+    def _take_urgent(self) -> None:
+        while not self._urgent.empty():
+            self._urgent.get()()
+
+    def _between(self) -> int:
+        """Between two tokens: new weights first, and a halt while paused."""
+        self._take_urgent()
+        while not self._going.wait(_POLL):
+            self._take_urgent()
+        return self._version
+
+    async def _on_model_thread(self, line: "queue.SimpleQueue[Callable[[], None]]", work: Callable[[], T]) -> T:
+        """Queue `work` for the model's thread and wait for it. A caller that gave up takes its work out of the line."""
+        future: Future[T] = Future()
+        line.put(functools.partial(_fulfil, future, work))
+        return await asyncio.wrap_future(future)
+
+    async def _draw(
+        self, ids: Sequence[int], sampling: Sampling, *, count: int, seed: int, limit: int
+    ) -> list[Completion]:
+        from actors.rollout_sample import draw_answers
+
+        if self._model is None:
+            raise ReplicaLostError("the replica has no model yet")
+        decode = (lambda some: str(self._text().decode(list(some)))) if sampling.stop else None
+        work = functools.partial(
+            draw_answers,
+            self._model,
+            ids,
+            sampling,
+            count=count,
+            seed=seed,
+            limit=limit,
+            between=self._between,
+            decode=decode,
+        )
+        with Translated("drawing failed"):
+            return await self._on_model_thread(self._groups, work)
+
+    async def _health(self) -> Health:
+        if self._model is None:
+            raise ReplicaLostError("the replica has no model yet")
+        return Health(self._version, self._stale, self._updating, self._running)
+
+    @ray.method(concurrency_group=CONTROL)
+    async def build(self) -> Health:
+        """Load the model from disk: weights 0."""
+        with Translated(f"the model {self.settings.model} cannot be loaded"):
+            await asyncio.wait_for(asyncio.to_thread(self._load), self.settings.build_deadline)
+        return await self._health()
+
+    def _load(self) -> None:
+        import torch
+        from transformers import AutoModelForCausalLM
+
+        torch.set_num_threads(self.settings.threads)
+        model: Any = AutoModelForCausalLM.from_pretrained(self.settings.model, dtype=self.settings.dtype)
+        self._model = model.to("cuda" if torch.cuda.is_available() and ray.get_gpu_ids() else "cpu").eval()
+        self._version, self._adapter, self._stale = 0, None, False
+        self._going.set()
+
+    @ray.method(concurrency_group=CONTROL)
+    async def pause(self) -> None:
+        """Halt between two tokens until `resume`; what is asked for meanwhile waits."""
+        self._going.clear()
+
+    @ray.method(concurrency_group=CONTROL)
+    async def resume(self) -> None:
+        self._going.set()
+
+    @ray.method(concurrency_group=CONTROL)
+    async def init_transfer(self, info: dict[str, Any]) -> None:
+        """Nothing to prepare: every update says where its weights are."""
+
+    @ray.method(concurrency_group=CONTROL)
+    async def receive(self, update: dict[str, Any], version: int) -> dict[str, float]:
+        """Take weights `version` between two tokens; returns seconds.
+
+        Args: update: kind "flat" or "safetensors", and path of slot-N.json or of a file or folder, on this node.
+        Errors: RolloutError; the weights are untouched if they do not fit the model, and the replica is stale.
+        """
+        return await self._update(
+            lambda: self._swap(functools.partial(self._copy, update, version), version), f"load weights {version}"
+        )
+
+    @ray.method(concurrency_group=CONTROL)
+    async def add_adapter(self, path: str, version: int) -> dict[str, float]:
+        """Draw with the LoRA adapter in `path` from the next token on; returns seconds."""
+        return await self._update(
+            lambda: self._swap(functools.partial(self._adapt, path, version), version), "load an adapter"
+        )
+
+    async def _swap(self, change: Callable[[], None], version: int) -> dict[str, float]:
+        def work() -> None:
+            change()
+            self._version = version
+
+        started = time.perf_counter()
+        with Translated(f"weights {version} cannot be loaded"):
+            await self._on_model_thread(self._urgent, work)
+        return {"load": time.perf_counter() - started}
+
+    def _copy(self, update: dict[str, Any], version: int) -> None:
+        import torch
+
+        own = self._model.state_dict()
+        given = dict(_tensors(update, version))
+        for name, tensor in given.items():
+            if name not in own or own[name].shape != tensor.shape:
+                raise RolloutError(
+                    f"the model has no parameter {name} of shape {tuple(tensor.shape)}", where=str(update["path"])
+                )
+        with torch.no_grad():
+            for name, tensor in given.items():
+                own[name].copy_(tensor)
+
+    def _adapt(self, path: str, version: int) -> None:
+        from peft import PeftModel
+
+        name = f"v{version}"
+        if isinstance(self._model, PeftModel):
+            self._model.load_adapter(path, adapter_name=name)
+            self._model.set_adapter(name)
+            if self._adapter not in (None, name):
+                self._model.delete_adapter(self._adapter)
+        else:
+            self._model = PeftModel.from_pretrained(self._model, path, adapter_name=name).eval()
+        self._adapter = name
+
+    @ray.method(concurrency_group=CONTROL)
+    async def shutdown(self) -> None:
+        """End the model's thread; the replica does not draw any more."""
+        self._closed = True
+        self._model = None
+
+
+def _fulfil(future: "Future[T]", work: Callable[[], T]) -> None:
+    """Run `work` for a future, unless who waited for it has gone."""
+    if not future.set_running_or_notify_cancel():
+        return
+    with Attempt() as attempt:
+        future.set_result(work())
+    if attempt.raised is not None:
+        future.set_exception(attempt.raised)
+
+
+def _tensors(update: dict[str, Any], version: int) -> "Iterator[tuple[str, Tensor]]":
+    from safetensors.torch import load_file
+
+    from raytune.models.flat import map_file, verify, view_of
+    from raytune.models.saved import weight_files
+
+    path = Path(update["path"])
+    match update.get("kind"):
+        case "flat":
+            header = verify(path, version)
+            file = map_file(path.with_suffix(".bin"), header.size)
+            for entry, offset in zip(header.entries, header.offsets, strict=True):
+                yield entry.name, view_of(file, entry, offset)
+        case "safetensors":
+            for one in weight_files(path):
+                yield from load_file(one).items()
+        case kind:
+            raise RolloutError(f"the transformers backend takes flat and safetensors weights, not {kind}")
