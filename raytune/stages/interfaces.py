@@ -70,12 +70,29 @@ class Trainer(Protocol):
         ...
 
 
+# Made by a Policy, read by stages.experience and, with the samples, by the Policy again.
+@dataclass(frozen=True, slots=True)
+class TokenNumbers:
+    """Of one answer's T tokens, [T] each: what the model said of them before the update. None where not asked for.
+
+    mask: True on tokens that the policy drew; the numbers of the others are 0.
+
+    Example: TokenNumbers(logprobs, mask, reference=None, values=values)
+    """
+
+    logprobs: npt.NDArray[np.float32]
+    mask: npt.NDArray[np.bool_]
+    reference: npt.NDArray[np.float32] | None
+    values: npt.NDArray[np.float32] | None
+
+
 # Made by stages.experience, read by a Policy.
 @dataclass(frozen=True, slots=True)
 class PolicySample:
     """One answer to learn from: answer `place` of the group behind `payload`.
 
     advantage: the same for all its tokens, or one for each of its T tokens. length: tokens of prompt and answer.
+    returns: [T], the critic's targets. numbers: from Policy.values; without them the policy asks itself.
 
     Example: PolicySample(ref, 3, 87, -0.5)
     """
@@ -85,6 +102,7 @@ class PolicySample:
     length: int
     advantage: float | npt.NDArray[np.float32]
     returns: npt.NDArray[np.float32] | None = None
+    numbers: TokenNumbers | None = None
 
 
 # Made by a Policy, read by stages.grpo and stages.ppo.
@@ -100,19 +118,6 @@ class PolicyResult:
     grad_norm: float
     learning_rate: float
     metrics: Mapping[str, float]
-
-
-# Made by a Policy, read by stages.experience.
-@dataclass(frozen=True, slots=True)
-class TokenNumbers:
-    """Of one answer's T tokens, float32 [T] each: what token-wise estimators need. None where not asked for.
-
-    Example: TokenNumbers(logprobs, reference=None, values=values)
-    """
-
-    logprobs: npt.NDArray[np.float32]
-    reference: npt.NDArray[np.float32] | None
-    values: npt.NDArray[np.float32] | None
 
 
 class Rollouts(Protocol):

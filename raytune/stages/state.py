@@ -19,7 +19,8 @@ class TrainState:
     Args: step: optimizer steps done. elapsed: seconds of training, over all resumptions. best_metric, best_step: of
     `metric_for_best_model`. stale_evals: evaluations since the best one. data_key: names the prepared rows that
     `position` points into. log_history: every logged entry, in order. window: (sum of step losses, steps) since the
-    last log entry, so that a resumed run logs the same means.
+    last log entry, so that a resumed run logs the same means. prompts: of a run that learns from its own answers, the
+    next prompt to draw and those to draw once more. learner: what its algorithm carries from step to step.
     """
 
     step: int = 0
@@ -34,6 +35,8 @@ class TrainState:
     stale_evals: int = 0
     loss_sum: float = 0.0
     window: tuple[float, int] = (0.0, 0)
+    prompts: tuple[int, tuple[int, ...]] = (0, ())
+    learner: dict[str, float] = field(default_factory=dict)
     log_history: list[LogEntry] = field(default_factory=list)
 
     def epoch(self, num_rows: int) -> float:
@@ -51,4 +54,6 @@ def load_state(folder: Path) -> TrainState:
     raw.pop("global_step")
     raw.pop("max_steps")
     position, (loss_sum, steps) = Position(**raw.pop("position")), raw.pop("window")
-    return TrainState(position=position, window=(loss_sum, steps), **raw)
+    number, again = raw.pop("prompts", (0, ()))
+    prompts = (int(number), tuple(again))
+    return TrainState(position=position, window=(loss_sum, steps), prompts=prompts, **raw)

@@ -1,0 +1,69 @@
+"""Proximal policy optimisation: rewards less a divergence, judged token by token by a critic.
+
+prompt -> answer -> reward - kl_coef * KL -> generalised advantages against the critic -> clipped policy and value loss
+"""
+
+from collections.abc import Callable, MutableMapping, Sequence
+from dataclasses import asdict, dataclass, replace
+
+import torch
+
+from raytune.losses.estimate import EstimatorRule
+from raytune.losses.kl import KLControl, KLRule, update_kl_control
+from raytune.losses.whiten import RunningMoments, normalise_scores, update_moments
+from raytune.stages.experience import Experience, token_experience
+from raytune.stages.interfaces import Policy
+from raytune.stages.samples import ScoredGroup
+
+
+@dataclass(frozen=True, slots=True)
+class PPORule:
+    """What ppo does to rewards. score_norm: bring them to the scale of all rewards so far. whiten: to mean 0 and
+    spread 1 within the step. target: divergence in nats an answer that the adaptive kl_coef aims at; None keeps it.
+
+    Example: PPORule(EstimatorRule("gae", kl_coef=0.2), score_norm=False, whiten=False, target=6.0)
+    """
+
+    estimator: EstimatorRule
+    score_norm: bool = False
+    whiten: bool = False
+    target: float | None = 6.0
+
+
+def build_experience(
+    policy: Policy, rule: PPORule, *, kl: KLRule, memory: MutableMapping[str, float]
+) -> Callable[[Sequence[ScoredGroup]], Experience]:
+    """Return what the loop learns from the groups of a step.
+
+    Args: memory: numbers that carry over from step to step; the loop keeps them in its checkpoints.
+    """
+
+    def experience(groups: Sequence[ScoredGroup]) -> Experience:
+        scores = torch.tensor([reward for group in groups for reward in group.rewards], dtype=torch.float64)
+        if rule.score_norm:
+            moments = update_moments(_moments(memory), scores)
+            memory.update({f"score_{name}": float(value) for name, value in asdict(moments).items()})
+            scores = normalise_scores(scores, moments)
+        if rule.whiten:
+            scores = _whitened(scores)
+        coef = memory.get("kl_coef", rule.estimator.kl_coef)
+        estimator = replace(rule.estimator, kl_coef=coef)
+        made = token_experience(groups, estimator, kl=kl, numbers_of=policy.values, scores=scores)
+        if rule.target is not None and made.kl_of_answers is not None:
+            control = update_kl_control(KLControl(coef, rule.target), made.kl_of_answers, len(made.samples))
+            memory["kl_coef"] = control.coef
+        return made
+
+    return experience
+
+
+def _moments(memory: MutableMapping[str, float]) -> RunningMoments:
+    names = ("count", "mean", "squares")
+    count, mean, squares = (memory.get(f"score_{name}", 0.0) for name in names)
+    return RunningMoments(int(count), mean, squares)
+
+
+def _whitened(scores: torch.Tensor) -> torch.Tensor:
+    """To mean 0 and spread 1 over the scorable answers."""
+    known = scores[scores.isfinite()]
+    return (scores - known.mean()) / (known.std() + 1e-8) if known.numel() > 1 else scores
