@@ -68,3 +68,7 @@ class RolloutError(RaytuneError):
 
 class ReplicaLostError(RolloutError):
     """One engine is dead, frozen or without the newest weights; another one can draw the same answers."""
+
+
+class RewardError(RaytuneError):
+    """Answers that cannot be scored at all: no reward worker starts, or none is left."""

@@ -16,7 +16,7 @@ TOOL_RESPONSE_BORDER = "\n</tool_response>\n<tool_response>\n"
 """Between the results of several tool calls of one turn, so that the template's own pair of tags closes each."""
 
 
-RESERVED = ("prompts", "completions", "completion_ids", "texts", "log_metric", "log_extra")
+RESERVED = ("prompts", "completions", "completion_ids", "token_rows", "texts", "log_metric", "log_extra")
 """Names under which reward functions are given other things than a row's columns."""
 _ROLES = {"user": "user", "assistant": "assistant", "function": "assistant", "observation": "tool"}
 

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from raytune.rewards.base import RewardFunction, Score
+from raytune.rewards.base import Score
 
 
 # Made by raytune.rewards.score on a reward actor, read by the stage and the log.
@@ -64,13 +64,16 @@ def mean(scores: Iterable[Score]) -> float:
     return math.fsum(known) / len(known) if known else math.nan
 
 
-def unscorable(rewards: Sequence[RewardFunction], num_samples: int, why: str) -> RewardTable:
-    """The table of samples that were never scored, because the actor that had them died or took too long."""
+def unscorable(weights: Mapping[str, float], num_samples: int, why: str) -> RewardTable:
+    """The table of samples that were never scored, because the actor that had them died or took too long.
+
+    Args: weights: of the functions that would have scored them, by name.
+    """
     return RewardTable(
-        names=tuple(reward.name for reward in rewards),
-        weights=tuple(reward.weight for reward in rewards),
-        scores=tuple((None,) * num_samples for _ in rewards),
-        errors={reward.name: why for reward in rewards},
+        names=tuple(weights),
+        weights=tuple(weights.values()),
+        scores=((None,) * num_samples,) * len(weights),
+        errors=dict.fromkeys(weights, why),
     )
 
 

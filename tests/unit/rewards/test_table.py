@@ -4,7 +4,6 @@ import pickle
 import pytest
 import torch
 
-from raytune.rewards.base import RewardFunction
 from raytune.rewards.table import RewardTable, join, unscorable
 
 SCORES = ((1.0, None, 0.25, None), (-0.5, 2.0, None, None))
@@ -70,8 +69,7 @@ def test_tables_of_other_functions_are_not_joined() -> None:
 
 
 def test_samples_that_were_lost() -> None:
-    rewards = [RewardFunction("right", len), RewardFunction("short", len, weight=0.1)]
-    lost = unscorable(rewards, 2, "the actor died")
+    lost = unscorable({"right": 1.0, "short": 0.1}, 2, "the actor died")
     assert lost.num_unscorable == 2
     assert lost.errors == {"right": "the actor died", "short": "the actor died"}
     assert join([TABLE, lost]).unscored == {"right": 4, "short": 4}

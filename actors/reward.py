@@ -1,0 +1,155 @@
+"""Reward actors: a pool of processes that score groups, and survive what people's reward functions do.
+
+driver -> desk (hands out groups, keeps time) -> worker (decodes, calls the functions) -> desk -> driver
+                                                 worker -> reward model (batches over groups)
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import ray
+from ray.exceptions import GetTimeoutError, RayError, RayTaskError
+
+from actors.reward_desk import Desk, RewardCounts, RewardLimits
+from actors.reward_model import ModelReward
+from actors.reward_seats import START_DEADLINE
+from raytune.config.model import ModelConfig
+from raytune.config.reward import RewardConfig
+from raytune.config.template import TemplateConfig
+from raytune.errors import RaytuneError, RewardError
+from raytune.rewards.base import RewardFunction, RewardUnavailable
+from raytune.rewards.builtin import listed
+from raytune.stages.samples import Group, ScoredGroup
+
+_ANSWER_DEADLINE = 30.0
+MODEL = "reward_model"
+"""What a trained reward model is called in logs."""
+
+
+# Made on the driver, read by every reward worker.
+@dataclass(frozen=True, slots=True)
+class RewardJob:
+    """How answers are scored.
+
+    Args: model, template: the policy's, for its tokenizer. columns: those of the prompts' rows; None if not known.
+    max_length: most tokens in an answer. reward_model: the RewardModelWorker's handle, if there is one.
+
+    Example: RewardJob(cfg.reward, cfg.model, cfg.template, columns=("prompt", "solution"), max_length=64)
+    """
+
+    reward: RewardConfig
+    model: ModelConfig
+    template: TemplateConfig
+    columns: tuple[str, ...] | None
+    max_length: int
+    reward_model: Any = None
+
+
+class RewardWorker:
+    """One process that scores a group at a time. It keeps nothing between groups: any other can do its work again."""
+
+    def __init__(self, job: RewardJob) -> None:
+        self._job = job
+        self._model = None
+        if job.reward_model is not None:
+            self._model = ModelReward(job.reward_model, seconds=job.reward.reward_time_limit)
+
+    def load(self) -> dict[str, float]:
+        """Load functions and tokenizer. Returns the functions' weights, by name. Errors: as load_rewards."""
+        from raytune.data.template import load_template
+        from raytune.models.tokenizer import load_tokenizer
+
+        job = self._job
+        self._rewards = load_functions(job, self._model)
+        tokenizer = load_tokenizer(job.model)
+        load_template(job.template.template, tokenizer, job.template).fix_tokenizer(tokenizer)
+        self._tokenizer = tokenizer
+        return {reward.name: reward.weight for reward in self._rewards}
+
+    def score(self, group: Group) -> ScoredGroup:
+        """Score a group. Errors: RewardUnavailable if the reward model cannot be reached: another attempt may help."""
+        from raytune.stages.scoring import score_group
+
+        scored = score_group(self._rewards, group, self._tokenizer, time_limit=self._job.reward.reward_time_limit)
+        if self._model is not None and self._model.trouble is not None:
+            raise RewardUnavailable(self._model.trouble)
+        return scored
+
+
+def load_functions(job: RewardJob, model: ModelReward | None) -> list[RewardFunction]:
+    """The functions of a job, its reward model last."""
+    from raytune.rewards.load import load_rewards
+    from raytune.stages.scoring import GIVEN
+
+    columns = None if job.columns is None else {*GIVEN, *job.columns}
+    own, last = split_weights(job)
+    rewards = load_rewards(own, columns=columns, max_length=job.max_length)
+    if model is None:
+        return rewards
+    accepts = frozenset({"completions", "token_rows"})
+    return [*rewards, RewardFunction(MODEL, model, last, accepts=accepts, awaits=True)]
+
+
+def split_weights(job: RewardJob) -> tuple[RewardConfig, float]:
+    """The config of the functions alone, and the reward model's weight: the one after the functions', else 1."""
+    weights = job.reward.reward_weights
+    if job.reward_model is None or len(weights) != len(listed(job.reward)) + 1:
+        return job.reward, 1.0
+    return job.reward.model_copy(update={"reward_weights": weights[:-1]}), weights[-1]
+
+
+class RewardPool:
+    """The driver's end: groups in, scored groups out, whatever happens to the workers.
+
+    A group whose worker dies or takes too long is tried elsewhere; after `limits.attempts` its samples count as
+    unscorable. Scoring a group twice gives the same, so callers may submit it again.
+
+    Args: places: Ray's options of each worker (num_cpus, scheduling_strategy, ...), one a worker.
+    Errors: what load_rewards raises; RewardError if workers do not start.
+    """
+
+    def __init__(self, job: RewardJob, places: Sequence[Mapping[str, Any]], limits: RewardLimits | None = None) -> None:
+        if not places:
+            raise RewardError("a reward pool needs a worker", fix="Set the number of reward workers to 1 or more.")
+        limits = limits or RewardLimits.of(job.reward)
+        self._desk: Any = Desk.remote(RewardWorker, job, [dict(place) for place in places], limits)
+        try:
+            ray.get(self._desk.start.remote(), timeout=START_DEADLINE + _ANSWER_DEADLINE)
+        except GetTimeoutError:
+            self.close()
+            raise RewardError(f"the reward workers did not start within {START_DEADLINE:g} s") from None
+        except RayTaskError as error:
+            self.close()
+            raise _cause(error) from None
+
+    def submit(self, group: Any) -> Any:
+        """Begin to score the group behind an object reference; returns a reference to its ScoredGroup.
+
+        The ScoredGroup has no payload. The reference fails with RewardError if no worker can be started any more, and
+        with Ray's error if the group itself is lost.
+        """
+        # In a list it travels as a reference: the desk never sees the tokens.
+        return self._desk.score.remote([group])
+
+    def counts(self) -> RewardCounts:
+        """What happened so far. Errors: RewardError if the desk does not answer."""
+        try:
+            return ray.get(self._desk.counts.remote(), timeout=_ANSWER_DEADLINE)
+        except RayError as error:
+            raise RewardError(f"the reward desk does not answer: {type(error).__name__}") from None
+
+    def close(self) -> None:
+        """End the desk, and with it its workers."""
+        ray.kill(self._desk)
+
+
+def attach_payload(scored: ScoredGroup, payload: Any) -> ScoredGroup:
+    """The scored group with what leads trainer ranks to its tokens."""
+    return replace(scored, payload=payload)
+
+
+def _cause(error: RayTaskError) -> RaytuneError:
+    if isinstance(error.cause, RaytuneError):
+        return error.cause
+    return RewardError(f"the reward workers do not start: {str(error).strip().splitlines()[-1]}")

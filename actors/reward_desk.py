@@ -1,0 +1,166 @@
+"""Which worker scores which group, how long that may take, and what becomes of a group that nobody can score."""
+
+import asyncio
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray.exceptions import RayActorError, RayError, RayTaskError
+
+from actors.reward_seats import Seat, Seats, first_line
+from raytune.config.reward import RewardConfig
+from raytune.log import get_logger
+from raytune.rewards.base import RewardUnavailable
+from raytune.rewards.table import unscorable
+from raytune.stages.samples import Group, ScoredGroup
+from raytune.stages.scoring import scored
+
+log = get_logger(__name__)
+
+_MARGIN = 10.0
+"""Seconds beyond twice the time limit: async functions are asked twice, each time within the limit."""
+_MAX_WAITING = 100_000
+_MAX_NAMED = 20
+
+
+@dataclass(frozen=True, slots=True)
+class RewardLimits:
+    """When a group is taken from a worker, and how often it is given to another.
+
+    Args: seconds: for one group in one worker. attempts: times that a group is given to a worker. wait: seconds that a
+    group may wait for a free one.
+
+    Example: RewardLimits(seconds=130.0)
+    """
+
+    seconds: float
+    attempts: int = 3
+    wait: float = 3600.0
+
+    @classmethod
+    def of(cls, cfg: RewardConfig) -> "RewardLimits":
+        return cls(2 * cfg.reward_time_limit + _MARGIN)
+
+
+# Made by the desk, read by the driver's log.
+@dataclass(frozen=True, slots=True)
+class RewardCounts:
+    """What happened since the start. `unscorable` counts answers without a reward, `lost` groups that were given up,
+    of which `poison` says "prompt 17 (row 4): why" for the first.
+
+    Example: RewardCounts(groups=64, answers=512, unscorable=3, retries=1, deaths=1, timeouts=0, lost=0)
+    """
+
+    groups: int = 0
+    answers: int = 0
+    unscorable: int = 0
+    retries: int = 0
+    deaths: int = 0
+    timeouts: int = 0
+    unavailable: int = 0
+    lost: int = 0
+    workers: int = 0
+    poison: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Trouble:
+    """Why a group could not be scored in a worker; `kind` is the count that it goes to."""
+
+    kind: str
+    why: str
+
+
+class RewardDesk:
+    """An async actor: many groups may wait here, and each worker has one at a time.
+
+    A desk that was restarted starts its workers anew with the first group; what it knew is scored again.
+    """
+
+    def __init__(self, kind: type[Any], job: Any, places: Sequence[dict[str, Any]], limits: RewardLimits) -> None:
+        self._limits = limits
+        self._made = (ray.remote(kind), job, places)
+        self._starting: asyncio.Task[tuple[Seats, dict[str, float]]] | None = None
+        self._counts: Counter[str] = Counter()
+        self._poison: dict[str, str] = {}
+        self._named: list[str] = []
+
+    async def start(self) -> None:
+        """Wait until all workers have started. Errors: the first that one meets."""
+        await self._started()
+
+    async def _started(self) -> tuple[Seats, dict[str, float]]:
+        if self._starting is None:
+            self._starting = asyncio.get_running_loop().create_task(self._start())
+        return await asyncio.shield(self._starting)
+
+    async def _start(self) -> tuple[Seats, dict[str, float]]:
+        kind, job, places = self._made
+        seats = Seats(kind, job, places, wait=self._limits.wait)
+        return seats, await seats.start()
+
+    async def score(self, boxed: Sequence[Any]) -> ScoredGroup:
+        """Score the group behind boxed[0]. Errors: RewardError if no worker is left; Ray's if the group is lost."""
+        group = boxed[0]
+        name = group.hex()
+        seats, weights = await self._started()
+        tried: list[int] = []
+        trouble: _Trouble | None = None
+        while len(tried) < self._limits.attempts and name not in self._poison:
+            seat = await seats.take(tried)
+            tried.append(seat.number)
+            found = await self._attempt(seats, seat, group)
+            if isinstance(found, ScoredGroup):
+                self._counts["retries"] += len(tried) - 1
+                return self._counted(found)
+            trouble = found
+            self._counts[trouble.kind] += 1
+        if trouble is not None:
+            self._counts["retries"] += len(tried) - 1
+            self._poison[name] = f"{trouble.why} ({len(tried)} attempts)"
+        return await self._give_up(group, weights, self._poison[name])
+
+    async def _attempt(self, seats: Seats, seat: Seat, group: Any) -> ScoredGroup | _Trouble:
+        """Whatever comes of it, the seat is free or being filled anew afterwards."""
+        try:
+            found = await asyncio.wait_for(seat.actor.score.remote(group), self._limits.seconds)
+        except RayTaskError as error:
+            # First, for Ray makes it an instance of what the worker raised, a TimeoutError for one.
+            await seats.leave(seat, done=False)
+            if isinstance(error.cause, RewardUnavailable):
+                return _Trouble("unavailable", str(error.cause))
+            raise
+        except RayActorError as error:
+            seats.refill(seat)
+            return _Trouble("deaths", f"the reward worker died: {first_line(error)}")
+        except RayError:
+            await seats.leave(seat, done=False)
+            raise
+        except TimeoutError:
+            seats.refill(seat)
+            return _Trouble("timeouts", f"scoring took longer than {self._limits.seconds:g} s")
+        await seats.leave(seat, done=True)
+        return found
+
+    async def _give_up(self, group: Any, weights: dict[str, float], why: str) -> ScoredGroup:
+        tokens: Group = await group
+        self._counts["lost"] += 1
+        said = f"prompt {tokens.prompt.number} (row {tokens.prompt.row}): {why}"
+        self._named.append(said)
+        log.warning("answers without a reward: %s", said)
+        return self._counted(scored(tokens, unscorable(weights, len(tokens.completions), why), seconds=0.0))
+
+    def _counted(self, found: ScoredGroup) -> ScoredGroup:
+        self._counts["groups"] += 1
+        self._counts["answers"] += len(found.lengths)
+        self._counts["unscorable"] += found.table.num_unscorable
+        return found
+
+    async def counts(self) -> RewardCounts:
+        seats, _ = await self._started()
+        return RewardCounts(**self._counts, workers=seats.num_alive, poison=tuple(self._named[:_MAX_NAMED]))
+
+
+Desk = ray.remote(num_cpus=0, max_restarts=3, max_task_retries=3, max_concurrency=_MAX_WAITING)(RewardDesk)

@@ -1,0 +1,170 @@
+"""The reward pool: what people's functions do to their process, and what the others notice of it."""
+
+import math
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+
+from actors.reward import RewardJob, RewardPool
+from actors.reward_desk import RewardLimits
+from raytune.config.model import ModelConfig
+from raytune.config.reward import RewardConfig
+from raytune.config.template import TemplateConfig
+from raytune.errors import ConfigError
+from raytune.stages.samples import ScoredGroup
+from tests.helpers.groups import text_group
+from tests.helpers.tiny import tiny_model_folder, tiny_tokenizer
+
+TOKENIZER = tiny_tokenizer()
+FUNCTIONS = """
+import os, pathlib, time
+
+def longer(completions, **columns):
+    return [float(len(text)) for text in completions]
+
+def nasty(completions, marks, **columns):
+    marks, word = pathlib.Path(marks[0]), completions[0]
+    with (marks / word).open("a") as file:
+        file.write(str(os.getpid()) + chr(10))
+    if word == "dies once" and len((marks / word).read_text().splitlines()) == 1:
+        os._exit(1)
+    if word == "dies":
+        os._exit(1)
+    if word == "waits":
+        time.sleep(3.0)
+    if word == "hangs":
+        time.sleep(600)
+    return [float("nan") if text == "nan" else 1.0 for text in completions]
+
+def needs(completions, level):
+    return [1.0 for _ in completions]
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("reward")
+    tiny_model_folder(path / "model")
+    (path / "functions.py").write_text(FUNCTIONS)
+    return path
+
+
+def job(folder: Path, *names: str, columns: tuple[str, ...] | None = None) -> RewardJob:
+    funcs = tuple(f"{folder / 'functions.py'}:{name}" for name in names)
+    model = ModelConfig(model_name_or_path=str(folder / "model"))
+    return RewardJob(RewardConfig(reward_funcs=funcs), model, TemplateConfig(template="chatml"), columns, 64)
+
+
+@pytest.fixture(scope="module")
+def pool(ray_local: None, folder: Path) -> Iterator[RewardPool]:
+    made = RewardPool(job(folder, "nasty", "longer"), [{"num_cpus": 0}] * 2, RewardLimits(seconds=6.0, attempts=2))
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def marks(tmp_path: Path) -> Path:
+    return tmp_path
+
+
+def put(marks: Path, *answers: str, number: int = 0) -> Any:
+    columns = {"marks": str(marks), "prompt": "q"}
+    return ray.put(text_group(TOKENIZER, answers, number=number, columns=columns))
+
+
+def result(ref: Any) -> ScoredGroup:
+    scored = ray.get(ref, timeout=90)
+    assert isinstance(scored, ScoredGroup)
+    return scored
+
+
+def pids(marks: Path, word: str) -> list[str]:
+    return (marks / word).read_text().splitlines()
+
+
+def test_a_group_is_scored_by_every_function(pool: RewardPool, marks: Path) -> None:
+    scored = result(pool.submit(put(marks, "one", "three", number=7)))
+    assert scored.number == 7
+    assert scored.rewards == (1.0 + 3, 1.0 + 5)
+    assert scored.table.means == {"nasty": 1.0, "longer": 4.0}
+    assert scored.lengths == (4, 6)
+    assert scored.prompt_length == 20
+    assert scored.oldest == (0, 0)
+    assert scored.finishes == ("stop", "stop")
+    assert (scored.payload, scored.rollout_seconds) == (None, 0.5)
+    assert scored.reward_seconds > 0
+
+
+def test_groups_go_to_whoever_is_free(pool: RewardPool, marks: Path) -> None:
+    slow = pool.submit(put(marks, "waits"))
+    begun = time.monotonic()
+    assert [result(pool.submit(put(marks, "ok"))).rewards for _ in range(5)] == [(3.0,)] * 5
+    assert time.monotonic() - begun < 3.0
+    assert len(set(pids(marks, "ok"))) == 1
+    assert result(slow).rewards == (6.0,)
+    assert set(pids(marks, "waits")).isdisjoint(pids(marks, "ok"))
+
+
+def test_a_dead_workers_group_is_scored_elsewhere(pool: RewardPool, marks: Path) -> None:
+    before = pool.counts()
+    assert result(pool.submit(put(marks, "dies once", "ok"))).rewards == (10.0, 3.0)
+    assert len(set(pids(marks, "dies once"))) == 2
+    after = pool.counts()
+    assert (after.deaths - before.deaths, after.retries - before.retries, after.lost) == (1, 1, before.lost)
+    assert after.workers == 2
+
+
+def test_a_function_that_hangs_loses_its_group_only(pool: RewardPool, marks: Path) -> None:
+    before = pool.counts()
+    bad = put(marks, "hangs", "ok", number=5)
+    hanging = pool.submit(bad)
+    others = [pool.submit(put(marks, "ok", number=10 + n)) for n in range(8)]
+    assert [result(ref).rewards for ref in others] == [(3.0,)] * 8
+    lost = result(hanging)
+    assert all(math.isnan(reward) for reward in lost.rewards)
+    assert set(lost.table.errors.values()) == {"scoring took longer than 6 s (2 attempts)"}
+    after = pool.counts()
+    assert (after.timeouts - before.timeouts, after.lost - before.lost, after.unscorable - before.unscorable) == (
+        2,
+        1,
+        2,
+    )
+    assert after.poison[-1] == "prompt 5 (row 5): scoring took longer than 6 s (2 attempts)"
+    # The same group again is not worth two more workers.
+    begun = time.monotonic()
+    assert all(math.isnan(reward) for reward in result(pool.submit(bad)).rewards)
+    assert time.monotonic() - begun < 5.0
+    assert len(pids(marks, "hangs")) == 2
+
+
+def test_workers_that_die_again_and_again_are_replaced(pool: RewardPool, marks: Path) -> None:
+    dying = [pool.submit(put(marks, "dies", number=n)) for n in range(3)]
+    good = pool.submit(put(marks, "ok"))
+    assert all(math.isnan(result(ref).rewards[0]) for ref in dying)
+    assert result(good).rewards == (3.0,)
+    assert len(set(pids(marks, "dies"))) == 6
+
+
+def test_a_nan_is_no_reward_of_that_function(pool: RewardPool, marks: Path) -> None:
+    before = pool.counts()
+    scored = result(pool.submit(put(marks, "ok", "nan")))
+    assert scored.table.scores[0] == (1.0, None)
+    assert scored.rewards == (3.0, 3.0)
+    assert pool.counts().unscorable == before.unscorable
+
+
+def test_scoring_twice_gives_the_same(pool: RewardPool, marks: Path) -> None:
+    group = put(marks, "ok", "nan")
+    first, second = (result(ref) for ref in (pool.submit(group), pool.submit(group)))
+    assert (first.rewards, first.table.scores) == (second.rewards, second.table.scores)
+
+
+def test_a_wrong_function_is_refused_at_launch(ray_local: None, folder: Path) -> None:
+    with pytest.raises(ConfigError, match="needs the column 'level'"):
+        RewardPool(job(folder, "needs", columns=("prompt",)), [{"num_cpus": 0}])
+    with pytest.raises(ConfigError, match="there is no 'absent'"):
+        RewardPool(job(folder, "absent"), [{"num_cpus": 0}])
