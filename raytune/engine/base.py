@@ -32,6 +32,7 @@ from raytune.models.values import value_head_of
 log = get_logger(__name__)
 
 Sums = TypeVar("Sums", LossSums, MetricSums)
+Answer = TypeVar("Answer")
 
 
 class Forward(Protocol):
@@ -122,12 +123,12 @@ class Engine:
         return sums
 
     @torch.no_grad()
-    def evaluate(self, loss: Loss[Sums], batch: Batch) -> Sums:
-        """Sums of one batch without gradients, in evaluation mode."""
+    def evaluate(self, ask: Callable[[Forward, Batch], Answer], batch: Batch) -> Answer:
+        """What a loss, or any other question, says of one batch without gradients, in evaluation mode."""
         self.model.eval()
-        sums = loss(self, batch)
+        found = ask(self, batch)
         self.model.train()
-        return sums
+        return found
 
     def logits_of(self, batch: Batch) -> tuple[Tensor, Tensor]:
         outputs = self._outputs(batch)

@@ -1,6 +1,6 @@
 """Fully sharded data parallel (PyTorch `fully_shard`): every rank holds a share of weights, gradients and optimizer."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -9,7 +9,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 
 from raytune.data.collate import Batch
-from raytune.engine.base import Engine, Loss, Sums
+from raytune.engine.base import Answer, Engine, Forward
 from raytune.errors import ModelError
 
 
@@ -24,27 +24,45 @@ class FSDP2Engine(Engine):
         return model
 
     def _wrap(self, model: nn.Module) -> Callable[..., Any]:
-        mesh = init_device_mesh(self.device.type, (self.world_size,))
         policy = MixedPrecisionPolicy()
         if self._autocast_dtype is not None:
             # The shards are cast before they are gathered, so no autocast is needed and half as much travels.
             policy = MixedPrecisionPolicy(param_dtype=self._autocast_dtype, reduce_dtype=torch.float32)
             self._autocast_dtype = None
-        for module in self._wide:
-            # A group of its own, which the policy of the others does not cast; nor is its input.
-            fully_shard(module, mesh=mesh, mp_policy=MixedPrecisionPolicy(cast_forward_inputs=False))
-        for layer in decoder_layers(model):
-            fully_shard(layer, mesh=mesh, mp_policy=policy)
-        fully_shard(model, mesh=mesh, mp_policy=policy)
+        shard(model, device=self.device, ranks=self.world_size, policy=policy, wide=self._wide)
         return model
 
-    def evaluate(self, loss: Loss[Sums], batch: Batch) -> Sums:
-        sums = super().evaluate(loss, batch)
-        # The root keeps its weights gathered for a backward pass that does not come; saving needs the shards.
-        for module in self.model.modules():
-            if isinstance(module, FSDPModule):
-                module.reshard()
-        return sums
+    def evaluate(self, ask: Callable[[Forward, Batch], Answer], batch: Batch) -> Answer:
+        found = super().evaluate(ask, batch)
+        reshard(self.model)
+        return found
+
+
+def shard(
+    model: nn.Module,
+    *,
+    device: torch.device,
+    ranks: int,
+    policy: MixedPrecisionPolicy | None = None,
+    wide: Sequence[nn.Module] = (),
+) -> None:
+    """Shard a model in place. Args: wide: modules whose weights stay in float32."""
+    mesh = init_device_mesh(device.type, (ranks,))
+    policy = policy or MixedPrecisionPolicy()
+    for module in wide:
+        # A group of its own, which the policy of the others does not cast; nor is its input.
+        fully_shard(module, mesh=mesh, mp_policy=MixedPrecisionPolicy(cast_forward_inputs=False))
+    for layer in decoder_layers(model):
+        fully_shard(layer, mesh=mesh, mp_policy=policy)
+    fully_shard(model, mesh=mesh, mp_policy=policy)
+
+
+def reshard(model: nn.Module) -> None:
+    """Let go of gathered weights. The root keeps its own for a backward pass that does not come after an evaluation;
+    saving needs the shards."""
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
 
 
 def decoder_layers(model: nn.Module) -> list[nn.Module]:

@@ -16,7 +16,9 @@ class TokenScores(NamedTuple):
     entropies: Tensor
 
 
-def score_tokens(logits: Tensor, labels: Tensor, *, temperature: float = 1.0, train_entropy: bool = False) -> TokenScores:
+def score_tokens(
+    logits: Tensor, labels: Tensor, *, temperature: float = 1.0, train_entropy: bool = False
+) -> TokenScores:
     """What `token_logprobs` and `token_entropy` give, in one pass over the logits, a few rows at a time.
 
     Of the vocabulary-wide numbers nothing but the probabilities is kept for the gradient, in the logits' own dtype, and

@@ -1,0 +1,37 @@
+"""The policy before training: what its log-probs are compared with.
+
+A LoRA run has it inside: the base without its adapter. Others keep a frozen copy.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from peft import PeftModel
+
+from raytune.config.model import ModelConfig
+from raytune.models.loader import load_model
+
+
+@contextmanager
+def without_adapter(model: PeftModel) -> Iterator[None]:
+    """Within: the base model alone. What trains, trains again afterwards.
+
+    peft marks the weights of a disabled adapter as frozen, and of an enabled one as trainable, whatever they were.
+    """
+    trains = [(param, param.requires_grad) for param in model.parameters()]
+    try:
+        with model.disable_adapter():
+            yield
+    finally:
+        for param, wanted in trains:
+            param.requires_grad_(wanted)
+
+
+def frozen_copy(cfg: ModelConfig, *, dtype: torch.dtype, cutoff_len: int, attention: str) -> Any:
+    """Load the model that a run started from once more, for use alone. Args: attention: of the one that trains."""
+    model = load_model(cfg, dtype=dtype, cutoff_len=cutoff_len)
+    model.requires_grad_(False)
+    model.set_attn_implementation(attention)
+    return model.eval()
