@@ -3,7 +3,6 @@
 model (full, freeze, peft LoRA; whole or sharded) -> pieces, in a fixed order -> whole tensors, one at a time
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 

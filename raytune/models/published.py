@@ -112,5 +112,3 @@ def buckets_of(sizes: Sequence[int], bucket_bytes: int) -> list[range]:
             start, total = place, 0
         total += size
     return [*runs, range(start, len(sizes))] if sizes else []
-
-
