@@ -1,7 +1,7 @@
 """Which rollout replicas may serve: a state machine without Ray, clocks or waiting.
 
 HEALTHY -missed a heartbeat-> SUSPECT -missed another-> DEAD -> RESTARTING -> STALE -weights of the target-> HEALTHY
-Whatever was dead or missed an update serves again only after it has the newest weights.
+Whatever was dead or missed an update serves again only after it has the newest weights. GONE is for good.
 """
 
 from collections.abc import Collection
@@ -12,7 +12,7 @@ from raytune.errors import RolloutError
 
 
 class State(StrEnum):
-    """HEALTHY serves. SUSPECT finishes what it has and gets nothing new. The others have no work."""
+    """HEALTHY serves. SUSPECT and STALE may finish what they have and get nothing new. The others have no work."""
 
     HEALTHY = "healthy"
     SUSPECT = "suspect"
@@ -26,7 +26,7 @@ ALLOWED: dict[State, frozenset[State]] = {
     State.HEALTHY: frozenset({State.SUSPECT, State.DEAD, State.STALE}),
     State.SUSPECT: frozenset({State.HEALTHY, State.DEAD, State.STALE}),
     State.DEAD: frozenset({State.RESTARTING, State.GONE}),
-    State.RESTARTING: frozenset({State.STALE, State.DEAD}),
+    State.RESTARTING: frozenset({State.STALE, State.DEAD, State.GONE}),
     State.STALE: frozenset({State.HEALTHY, State.DEAD}),
     State.GONE: frozenset(),
 }
@@ -97,10 +97,13 @@ class Fleet:
     def in_state(self, *states: State) -> list[int]:
         return [index for index, member in enumerate(self.members) if member.state in states]
 
-    def pick(self) -> int | None:
-        """The healthy replica with the least to do, of equal ones that which has done least; None if there is none."""
-        healthy = self.in_state(State.HEALTHY)
-        return min(healthy, key=lambda i: (self.members[i].load, self.members[i].served, i), default=None)
+    def pick(self, most: int = 1 << 30) -> int | None:
+        """The healthy replica with the least to do, of equal ones that which has done least.
+
+        None if all have `most` answers to draw already, or none is healthy.
+        """
+        free = [index for index in self.in_state(State.HEALTHY) if self.members[index].load < most]
+        return min(free, key=lambda i: (self.members[i].load, self.members[i].served, i), default=None)
 
     def assign(self, index: int, answers: int) -> None:
         self.members[index].load += answers
@@ -112,14 +115,27 @@ class Fleet:
         member.served += answers if done else 0
 
     def beat(self, index: int, version: int) -> None:
-        """It answered. One that does not have the target's weights is stale, whatever it was before."""
+        """It answered. One that does not have the target's weights is stale; newer ones are the target from now on."""
+        if version > self.target:
+            self.advance(version, received={index})
         member = self.members[index]
         member.missed, member.version = 0, version
         if member.state in (State.HEALTHY, State.SUSPECT):
             self._become(index, State.HEALTHY if version >= self.target else State.STALE, _behind(version, self.target))
 
+    def alive(self, index: int) -> None:
+        """It answered, and is busy with new weights."""
+        self.members[index].missed = 0
+        if self.state(index) is State.SUSPECT:
+            self._become(index, State.HEALTHY, "")
+
+    def doubt(self, index: int, reason: str) -> None:
+        """A request failed for the replica's sake; its next heartbeat tells how it is."""
+        if self.state(index) is State.HEALTHY:
+            self._become(index, State.SUSPECT, reason)
+
     def miss(self, index: int, reason: str) -> None:
-        """A heartbeat did not come back in time, or a request failed for the replica's sake."""
+        """A heartbeat did not come back in time."""
         member = self.members[index]
         member.missed += 1
         if member.missed >= self.policy.misses:
@@ -145,6 +161,10 @@ class Fleet:
         member.restarts += 1
         self._become(index, State.RESTARTING, member.reason)
         return True
+
+    def give_up(self, index: int, reason: str) -> None:
+        """It cannot start, now or later."""
+        self._become(index, State.GONE, reason)
 
     def restarted(self, index: int) -> None:
         """Its engine is there, with weights from disk."""

@@ -193,6 +193,11 @@ class Replica(ABC):
         return self._tokenizer
 
     @ray.method(concurrency_group=CONTROL)
+    async def node(self) -> str:
+        """Id of the node it runs on; it answers without the engine."""
+        return ray.get_runtime_context().get_node_id()
+
+    @ray.method(concurrency_group=CONTROL)
     async def health(self) -> Health:
         """Raises ReplicaLostError if the engine is dead or does not answer in time."""
         if self._updating:

@@ -95,6 +95,19 @@ def test_an_update_during_a_refit_keeps_it_stale() -> None:
     assert fleet.state(0) is State.STALE
 
 
+def test_a_full_replica_gets_nothing_more() -> None:
+    fleet = fleet_of(2)
+    fleet.assign(0, 8)
+    fleet.assign(1, 16)
+    assert (fleet.pick(9), fleet.pick(8)) == (0, None)
+
+
+def test_newer_weights_than_expected_become_the_target() -> None:
+    fleet = fleet_of(2)
+    fleet.beat(0, 5)
+    assert (fleet.target, fleet.state(0), fleet.state(1)) == (5, State.HEALTHY, State.STALE)
+
+
 def test_restarts_that_fail_again_and_again_end() -> None:
     fleet = fleet_of(1)
     fleet.lose(0, "killed")

@@ -1,0 +1,113 @@
+"""The driver's end of rollouts: prompts in, scored groups out. Tokens go from rollout to reward actors without it.
+
+submit -> router.generate -> group (a reference) -> rewards.submit -> scored group -> wait
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import ray
+from ray.exceptions import GetTimeoutError, RayError, RayTaskError
+
+from raytune.errors import RaytuneError, RolloutError
+from raytune.log import get_logger
+from raytune.stages.samples import Prompt, Sampling, ScoredGroup
+
+log = get_logger(__name__)
+
+# A reference that is ready has its value on the way, or here.
+_FETCH_DEADLINE = 60.0
+
+
+class Scorer(Protocol):
+    """Reward actors."""
+
+    def submit(self, group: Any) -> Any:
+        """A reference to a group in, a reference to its ScoredGroup out."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """A prompt on its way."""
+
+    prompt: Prompt
+    sampling: Sampling
+    size: int
+    group: Any
+    losses: int = 0
+
+
+class Gatherer:
+    """Implements the Protocol `Rollouts`.
+
+    Args: router: handle of the RolloutRouter. losses: times that a prompt's group may be lost and is asked for again.
+    """
+
+    def __init__(self, router: Any, rewards: Scorer, *, losses: int = 3) -> None:
+        self._router, self._rewards, self._losses = router, rewards, losses
+        self._jobs: dict[Any, _Job] = {}
+
+    def submit(self, prompts: Sequence[Prompt], sampling: Sampling, group_size: int) -> None:
+        for prompt in prompts:
+            self._begin(_Job(prompt, sampling, group_size, None))
+
+    def pending(self) -> int:
+        return len(self._jobs)
+
+    def wait(self, timeout: float) -> list[ScoredGroup]:
+        """As Rollouts.wait. Errors: RolloutError also if a prompt cannot be answered; the others stay pending."""
+        end = time.monotonic() + timeout
+        while self._jobs:
+            done, _ = ray.wait(list(self._jobs), timeout=max(end - time.monotonic(), 0.0), fetch_local=True)
+            if not done:
+                shown = ", ".join(str(job.prompt.number) for job in list(self._jobs.values())[:8])
+                raise RolloutError(
+                    f"no group of answers was finished within {timeout:g} s; {len(self._jobs)} are pending",
+                    where=f"prompts {shown}",
+                    fix="Look at the rollout and reward actors' load, or raise rollout_timeout.",
+                )
+            finished = self._take_ready()
+            if finished:
+                return finished
+        raise RolloutError("there is nothing to wait for: no prompt is pending")
+
+    def _take_ready(self) -> list[ScoredGroup]:
+        ready, _ = ray.wait(list(self._jobs), num_returns=len(self._jobs), timeout=0)
+        found = (self._take(ref) for ref in ready)
+        return [scored for scored in found if scored is not None]
+
+    def _take(self, ref: Any) -> ScoredGroup | None:
+        """The scored group behind a reference that is ready; None if it was lost and has been asked for again."""
+        job = self._jobs.pop(ref)
+        try:
+            scored: ScoredGroup = ray.get(ref, timeout=_FETCH_DEADLINE)
+        except GetTimeoutError:
+            self._again(job, f"its value did not arrive within {_FETCH_DEADLINE:g} s")
+            return None
+        except RayError as error:
+            cause = error.cause if isinstance(error, RayTaskError) else error
+            if isinstance(cause, RaytuneError):
+                raise cause from None
+            if not isinstance(cause, RayError):
+                raise RolloutError(
+                    f"scoring failed: {type(cause).__name__}: {cause}", where=f"prompt {job.prompt.number}"
+                ) from error
+            self._again(job, f"{type(cause).__name__}")
+            return None
+        return replace(scored, payload=job.group)
+
+    def _again(self, job: _Job, reason: str) -> None:
+        """A router or a reward actor died, or a node with the group on it: draw it anew, by the same seeds."""
+        if job.losses >= self._losses:
+            raise RolloutError(
+                f"prompt {job.prompt.number} was lost {job.losses + 1} times", where=reason, fix="Look at the nodes."
+            )
+        log.warning("prompt %s is asked for again: %s", job.prompt.number, reason)
+        self._begin(replace(job, losses=job.losses + 1))
+
+    def _begin(self, job: _Job) -> None:
+        group = self._router.generate.remote(job.prompt, job.sampling, job.size)
+        self._jobs[self._rewards.submit(group)] = replace(job, group=group)
