@@ -17,6 +17,7 @@ from actors.reward_seats import START_DEADLINE
 from raytune.config.model import ModelConfig
 from raytune.config.reward import RewardConfig
 from raytune.config.template import TemplateConfig
+from raytune.data.decoder import Decodes
 from raytune.errors import RaytuneError, RewardError
 from raytune.rewards.base import RewardFunction, RewardUnavailable
 from raytune.rewards.builtin import listed
@@ -49,32 +50,36 @@ class RewardJob:
 class RewardWorker:
     """One process that scores a group at a time. It keeps nothing between groups: any other can do its work again."""
 
-    def __init__(self, job: RewardJob) -> None:
-        self._job = job
+    def __init__(self, job: RewardJob, decoder: Decodes) -> None:
+        self._job, self._decoder = job, decoder
         self._model = None
         if job.reward_model is not None:
             self._model = ModelReward(job.reward_model, seconds=job.reward.reward_time_limit)
 
     def load(self) -> dict[str, float]:
-        """Load functions and tokenizer. Returns the functions' weights, by name. Errors: as load_rewards."""
-        from raytune.data.template import load_template
-        from raytune.models.tokenizer import load_tokenizer
-
-        job = self._job
-        self._rewards = load_functions(job, self._model)
-        tokenizer = load_tokenizer(job.model)
-        load_template(job.template.template, tokenizer, job.template).fix_tokenizer(tokenizer)
-        self._tokenizer = tokenizer
+        """Load the functions. Returns their weights, by name. Errors: as load_rewards."""
+        self._rewards = load_functions(self._job, self._model)
         return {reward.name: reward.weight for reward in self._rewards}
 
     def score(self, group: Group) -> ScoredGroup:
         """Score a group. Errors: RewardUnavailable if the reward model cannot be reached: another attempt may help."""
         from raytune.stages.scoring import score_group
 
-        scored = score_group(self._rewards, group, self._tokenizer, time_limit=self._job.reward.reward_time_limit)
+        scored = score_group(self._rewards, group, self._decoder, time_limit=self._job.reward.reward_time_limit)
         if self._model is not None and self._model.trouble is not None:
             raise RewardUnavailable(self._model.trouble)
         return scored
+
+
+def make_decoder(job: RewardJob) -> Decodes:
+    """What turns the policy's tokens into text. Runs in a task, for workers should not wait for transformers."""
+    from raytune.data.decoder import decoder_of
+    from raytune.data.template import load_template
+    from raytune.models.tokenizer import load_tokenizer
+
+    tokenizer = load_tokenizer(job.model)
+    load_template(job.template.template, tokenizer, job.template).fix_tokenizer(tokenizer)
+    return decoder_of(tokenizer)
 
 
 def load_functions(job: RewardJob, model: ModelReward | None) -> list[RewardFunction]:
@@ -113,7 +118,9 @@ class RewardPool:
         if not places:
             raise RewardError("a reward pool needs a worker", fix="Set the number of reward workers to 1 or more.")
         limits = limits or RewardLimits.of(job.reward)
-        self._desk: Any = Desk.remote(RewardWorker, job, [dict(place) for place in places], limits)
+        # The task's result is the workers' second argument: they are placed at once, and made when it is there.
+        decoder = ray.remote(num_cpus=0)(make_decoder).remote(job)
+        self._desk: Any = Desk.remote(RewardWorker, (job, decoder), [dict(place) for place in places], limits)
         try:
             ray.get(self._desk.start.remote(), timeout=START_DEADLINE + _ANSWER_DEADLINE)
         except GetTimeoutError:
@@ -129,7 +136,7 @@ class RewardPool:
         The ScoredGroup has no payload. The reference fails with RewardError if no worker can be started any more, and
         with Ray's error if the group itself is lost.
         """
-        # In a list it travels as a reference: the desk never sees the tokens.
+        # In a list it travels as a reference, that of a group still being drawn too.
         return self._desk.score.remote([group])
 
     def counts(self) -> RewardCounts:

@@ -79,9 +79,11 @@ class RewardDesk:
     A desk that was restarted starts its workers anew with the first group; what it knew is scored again.
     """
 
-    def __init__(self, kind: type[Any], job: Any, places: Sequence[dict[str, Any]], limits: RewardLimits) -> None:
+    def __init__(
+        self, kind: type[Any], made_of: Sequence[Any], places: Sequence[dict[str, Any]], limits: RewardLimits
+    ) -> None:
         self._limits = limits
-        self._made = (ray.remote(kind), job, places)
+        self._made = (ray.remote(kind), made_of, places)
         self._starting: asyncio.Task[tuple[Seats, dict[str, float]]] | None = None
         self._counts: Counter[str] = Counter()
         self._poison: dict[str, str] = {}
@@ -97,14 +99,18 @@ class RewardDesk:
         return await asyncio.shield(self._starting)
 
     async def _start(self) -> tuple[Seats, dict[str, float]]:
-        kind, job, places = self._made
-        seats = Seats(kind, job, places, wait=self._limits.wait)
+        kind, made_of, places = self._made
+        seats = Seats(kind, made_of, places, wait=self._limits.wait)
         return seats, await seats.start()
 
     async def score(self, boxed: Sequence[Any]) -> ScoredGroup:
-        """Score the group behind boxed[0]. Errors: RewardError if no worker is left; Ray's if the group is lost."""
+        """Score the group behind boxed[0], once it is there: who asks keeps the deadline of its making.
+
+        Errors: RewardError if no worker is left; what the making of the group raised; Ray's if the group is lost.
+        """
         group = boxed[0]
         name = group.hex()
+        await _made(group)
         seats, weights = await self._started()
         tried: list[int] = []
         trouble: _Trouble | None = None
@@ -131,7 +137,7 @@ class RewardDesk:
             await seats.leave(seat, done=False)
             if isinstance(error.cause, RewardUnavailable):
                 return _Trouble("unavailable", str(error.cause))
-            raise
+            raise error.cause from error
         except RayActorError as error:
             seats.refill(seat)
             return _Trouble("deaths", f"the reward worker died: {first_line(error)}")
@@ -145,7 +151,7 @@ class RewardDesk:
         return found
 
     async def _give_up(self, group: Any, weights: dict[str, float], why: str) -> ScoredGroup:
-        tokens: Group = await group
+        tokens = await _made(group)
         self._counts["lost"] += 1
         said = f"prompt {tokens.prompt.number} (row {tokens.prompt.row}): {why}"
         self._named.append(said)
@@ -161,6 +167,15 @@ class RewardDesk:
     async def counts(self) -> RewardCounts:
         seats, _ = await self._started()
         return RewardCounts(**self._counts, workers=seats.num_alive, poison=tuple(self._named[:_MAX_NAMED]))
+
+
+async def _made(group: Any) -> Group:
+    """The group, when it is there. Errors: what its making raised, as it was raised."""
+    try:
+        return await group
+    except RayTaskError as error:
+        # Unwrapped, so that it reaches the driver in one wrapping, not two.
+        raise error.cause from error
 
 
 Desk = ray.remote(num_cpus=0, max_restarts=3, max_task_retries=3, max_concurrency=_MAX_WAITING)(RewardDesk)

@@ -32,12 +32,12 @@ class Seat:
 class Seats:
     """All places of a desk; lives in its event loop.
 
-    Args: kind: remote class of the workers, made with `job`. places: Ray's options of each. wait: seconds that a
+    Args: kind: remote class of the workers. made_of: its arguments. places: Ray's options of each. wait: seconds that a
     caller of `take` waits for a free one.
     """
 
-    def __init__(self, kind: Any, job: Any, places: Sequence[dict[str, Any]], *, wait: float) -> None:
-        self._kind, self._job, self._wait = kind, job, wait
+    def __init__(self, kind: Any, made_of: Sequence[Any], places: Sequence[dict[str, Any]], *, wait: float) -> None:
+        self._kind, self._made_of, self._wait = kind, made_of, wait
         self._seats = [Seat(number, place) for number, place in enumerate(places)]
         self._changed = asyncio.Condition()
         self._failure: RewardError | None = None
@@ -58,7 +58,7 @@ class Seats:
 
     def _sit(self, seat: Seat) -> None:
         seat.state = "starting"
-        seat.actor = self._kind.options(**seat.place).remote(self._job)
+        seat.actor = self._kind.options(**seat.place).remote(*self._made_of)
 
     async def _load(self, seat: Seat) -> dict[str, float]:
         weights = await asyncio.wait_for(seat.actor.load.remote(), START_DEADLINE)

@@ -3,17 +3,15 @@
 import time
 from collections.abc import Sequence
 from itertools import groupby
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from raytune.data.decoder import Decodes
 from raytune.rewards.base import RewardFunction
 from raytune.rewards.score import score
 from raytune.rewards.table import RewardTable
 from raytune.stages.samples import Completion, Group, ScoredGroup
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 GIVEN = ("prompts", "completions", "completion_ids", "token_rows", "texts")
 """What every function can have beside the row's own columns and what it logs with."""
@@ -22,7 +20,7 @@ GIVEN = ("prompts", "completions", "completion_ids", "token_rows", "texts")
 def score_group(
     rewards: Sequence[RewardFunction],
     group: Group,
-    tokenizer: "PreTrainedTokenizerBase",
+    tokenizer: Decodes,
     *,
     time_limit: float | None = None,
 ) -> ScoredGroup:
@@ -50,7 +48,7 @@ def scored(group: Group, table: RewardTable, *, seconds: float) -> ScoredGroup:
     )
 
 
-def told(group: Group, tokenizer: "PreTrainedTokenizerBase") -> tuple[list[Any], dict[str, list[object]]]:
+def told(group: Group, tokenizer: Decodes) -> tuple[list[Any], dict[str, list[object]]]:
     """The answers, and the columns beside them, a value an answer.
 
     Where the row is a conversation (it has `messages`), prompts and answers are lists of messages, as TRL gives them
@@ -70,7 +68,7 @@ def told(group: Group, tokenizer: "PreTrainedTokenizerBase") -> tuple[list[Any],
     return [_turns(one, tokenizer) if chats else _text(one.ids, tokenizer) for one in answers], columns
 
 
-def _turns(answer: Completion, tokenizer: "PreTrainedTokenizerBase") -> list[dict[str, str]]:
+def _turns(answer: Completion, tokenizer: Decodes) -> list[dict[str, str]]:
     """An answer as messages: what the policy drew is the assistant's, what an environment put in is a tool's."""
     turns = []
     for drawn, places in groupby(range(len(answer.ids)), key=lambda place: bool(answer.mask[place])):
@@ -79,5 +77,5 @@ def _turns(answer: Completion, tokenizer: "PreTrainedTokenizerBase") -> list[dic
     return turns
 
 
-def _text(ids: Any, tokenizer: "PreTrainedTokenizerBase", *, special: bool = False) -> str:
+def _text(ids: Any, tokenizer: Decodes, *, special: bool = False) -> str:
     return str(tokenizer.decode(ids.tolist(), skip_special_tokens=not special))

@@ -8,13 +8,14 @@ from typing import Any
 
 import pytest
 import ray
+from ray.exceptions import RayTaskError
 
 from actors.reward import RewardJob, RewardPool
 from actors.reward_desk import RewardLimits
 from raytune.config.model import ModelConfig
 from raytune.config.reward import RewardConfig
 from raytune.config.template import TemplateConfig
-from raytune.errors import ConfigError
+from raytune.errors import ConfigError, RolloutError
 from raytune.stages.samples import ScoredGroup
 from tests.helpers.groups import text_group
 from tests.helpers.tiny import tiny_model_folder, tiny_tokenizer
@@ -161,6 +162,33 @@ def test_scoring_twice_gives_the_same(pool: RewardPool, marks: Path) -> None:
     group = put(marks, "ok", "nan")
     first, second = (result(ref) for ref in (pool.submit(group), pool.submit(group)))
     assert (first.rewards, first.table.scores) == (second.rewards, second.table.scores)
+
+
+@ray.remote(num_cpus=0)
+def draw(group: Any, seconds: float, trouble: str) -> Any:
+    time.sleep(seconds)
+    if trouble:
+        raise RolloutError(trouble)
+    return group
+
+
+def test_a_group_may_still_be_drawn(pool: RewardPool, marks: Path) -> None:
+    before = pool.counts()
+    # Longer than a worker may take: a worker is taken when the group is there.
+    late = [
+        pool.submit(draw.remote(text_group(TOKENIZER, ["ok"], columns={"marks": str(marks)}), 8.0, ""))
+        for _ in range(2)
+    ]
+    assert result(pool.submit(put(marks, "ok"))).rewards == (3.0,)
+    assert [result(ref).rewards for ref in late] == [(3.0,)] * 2
+    assert pool.counts().timeouts == before.timeouts
+
+
+def test_what_broke_the_drawing_reaches_the_driver(pool: RewardPool) -> None:
+    with pytest.raises(RayTaskError) as caught:
+        ray.get(pool.submit(draw.remote(None, 0.0, "no replica is left")), timeout=60)
+    assert isinstance(caught.value.cause, RolloutError)
+    assert caught.value.cause.what == "no replica is left"
 
 
 def test_a_wrong_function_is_refused_at_launch(ray_local: None, folder: Path) -> None:
