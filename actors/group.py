@@ -40,19 +40,29 @@ _EVAL_BATCHES = 16
 class TrainerGroup:
     """All ranks of a run. Every wait is bounded by `ddp_timeout`, and any failure ends all ranks.
 
-    Args: shared: every node sees the output folder, the checkpoint and the prepared rows; else they travel.
+    Args: shared: every node sees the output folder, the checkpoint and the prepared rows; else they travel. role: whose
+    bundles of the plan these are. worker: what each rank runs.
     """
 
-    def __init__(self, cfg: RunConfig, plan: Plan, group: PlacementGroup, *, shared: bool) -> None:
+    def __init__(
+        self,
+        cfg: RunConfig,
+        plan: Plan,
+        group: PlacementGroup,
+        *,
+        shared: bool,
+        role: str = "trainer",
+        worker: type[TrainerWorker] = TrainerWorker,
+    ) -> None:
         self._timeout = cfg.cluster.ddp_timeout
-        indices = plan.of_role("trainer")
+        indices = plan.of_role(role)
         self._eval_part = _EVAL_BATCHES * cfg.train.per_device_eval_batch_size * len(indices)
         self._courier = Courier.start(shared=shared)
         self._away: list[Any] = []
         self._workers: list[Any] = []
         for rank, index in enumerate(indices):
             bundle = plan.bundles[index]
-            actor = ray.remote(TrainerWorker).options(
+            actor = ray.remote(worker).options(
                 num_cpus=bundle.cpus,
                 num_gpus=bundle.gpus,
                 scheduling_strategy=PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=index),

@@ -52,7 +52,9 @@ def samples_of(
     return found
 
 
-def share_out(groups: Sequence[Group], samples: Sequence[PolicySample], cut: Cut) -> list[Share]:
+def share_out(
+    groups: Sequence[Group], samples: Sequence[PolicySample], cut: Cut, *, seed: Sequence[int] = (0,)
+) -> list[Share]:
     """The ranks' shares, with the groups in them."""
     known = {group.prompt.number: group for group in groups}
-    return [with_groups(share, known) for share in plan_update(samples, cut, seed=(0,))]
+    return [with_groups(share, known) for share in plan_update(samples, cut, seed=seed)]
