@@ -44,16 +44,17 @@ class Piece:
         Collective for shards: every rank calls it. keep: False takes part in the gathering and returns None.
         """
         base = _gather(self.weight)
-        pairs = [(_gather(a), _gather(b), scale) for a, b, scale in map(_factors, self.layers)]
+        pairs = [(_gather(a), _gather(b), layer, name) for a, b, layer, name in map(_factors, self.layers)]
         if not keep:
             return None
         if not pairs:
             return base
         total = base.to(torch.float32)
-        for a, b, scale in pairs:
+        for a, b, layer, name in pairs:
             delta = b.to(torch.float32) @ a.to(torch.float32)
             # Embeddings and GPT-2's Conv1D hold their weight the other way round.
-            total = torch.add(total, delta if delta.shape == total.shape else delta.t(), alpha=scale)
+            turned = isinstance(layer, LoraEmbedding) or layer.fan_in_fan_out
+            total = torch.add(total, delta.t() if turned else delta, alpha=layer.scaling[name])
         return total
 
 
@@ -81,12 +82,12 @@ def _gather(value: Tensor) -> Tensor:
     return value.full_tensor() if isinstance(value, DTensor) else value
 
 
-def _factors(adapter: tuple[Any, str]) -> tuple[Tensor, Tensor, float]:
-    """A [R, I], B [O, R] and the scale of one adapter."""
+def _factors(adapter: tuple[Any, str]) -> tuple[Tensor, Tensor, Any, str]:
+    """A [R, I] and B [O, R] of one adapter, with its layer and name."""
     layer, name = adapter
     if isinstance(layer, LoraEmbedding):
-        return layer.lora_embedding_A[name], layer.lora_embedding_B[name], layer.scaling[name]
-    return layer.lora_A[name].weight, layer.lora_B[name].weight, layer.scaling[name]
+        return layer.lora_embedding_A[name], layer.lora_embedding_B[name], layer, name
+    return layer.lora_A[name].weight, layer.lora_B[name].weight, layer, name
 
 
 def _adapters(base: nn.Module) -> dict[str, tuple[tuple[Any, str], ...]]:
