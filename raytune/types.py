@@ -9,6 +9,9 @@ Stage = Literal["pt", "sft", "rm", "dpo", "kto", "ppo", "grpo"]
 PROMPT_STAGES: tuple[Stage, ...] = ("ppo", "grpo")
 """Stages whose rows are prompts: the model answers them itself."""
 
+PAIR_STAGES: tuple[Stage, ...] = ("rm",)
+"""Stages whose rows are pairs: two answers to one prompt, of which the first is the better."""
+
 IGNORE_INDEX = -100
 """Label of a token that is not trained on (PyTorch's cross-entropy default)."""
 
@@ -31,7 +34,8 @@ class Sample:
 
     `messages` alternates user|observation and assistant|function and, for sft, ends with an answer.
     For pt the text is the content of the single message. For ppo and grpo an answer at the end is a given one, which
-    the prompt goes without, and `columns` is a JSON object of what rewards are told of the row.
+    the prompt goes without, and `columns` is a JSON object of what rewards are told of the row. In a pair
+    the last message is the chosen answer, and `rejected` the other one.
 
     Example: Sample((Message("user", "hi"), Message("assistant", "Hello!")), system="Be terse.")
     """
@@ -40,6 +44,7 @@ class Sample:
     system: str = ""
     tools: str = ""
     columns: str = ""
+    rejected: Message | None = None
 
 
 # Made by raytune.data.encode and raytune.data.pack, written to the row store, read by raytune.data.collate.
@@ -49,7 +54,7 @@ class Encoded:
 
     `position_ids` and `attention_mask` are set for packed rows only: positions restart with each packed sample, and
     the mask numbers the samples 1, 2, ... (0 is padding), so that attention never crosses samples. A prompt has no
-    labels, but `columns`, a JSON object.
+    labels, but `columns`, a JSON object. A pair is a packed row of two: prompt and chosen, prompt and rejected answer.
 
     Example: Encoded([1, 520, 2], [-100, 520, 2])
     """

@@ -6,14 +6,16 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from raytune.data.budget import row_length, split_budget
 from raytune.data.own_template import render_own
+from raytune.data.pairs import encode_pairs
 from raytune.data.pretrain import encode_texts
 from raytune.data.prompts import encode_prompts
 from raytune.data.render import Turn, render_turns
 from raytune.data.template import Template
 from raytune.data.tokenize import Guard, join_elements, special_ids, tokenize
 from raytune.errors import DataError
-from raytune.types import IGNORE_INDEX, PROMPT_STAGES, Encoded, Sample, Stage
+from raytune.types import IGNORE_INDEX, PAIR_STAGES, PROMPT_STAGES, Encoded, Sample, Stage
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -36,7 +38,8 @@ def encode_samples(
 
     Args: counts: grows by "truncated", the rows that lost tokens to cutoff_len.
     Returns: one row per sample for sft (not packed yet); for pt the blocks that the joined texts are cut into, or one
-        row per text under packing: false; for ppo and grpo one prompt per sample.
+        row per text under packing: false; for ppo and grpo one prompt per sample; for rm
+        one packed row of two per sample.
     Raises: DataError.
     """
     counts = Counter() if counts is None else counts
@@ -44,6 +47,8 @@ def encode_samples(
         return []
     if stage == "pt":
         return encode_texts(samples, template, tokenizer, data, row_length(data, template.compat), counts)
+    if stage in PAIR_STAGES:
+        return encode_pairs(samples, template, tokenizer, limit=data.cutoff_len, counts=counts)
     if stage in PROMPT_STAGES:
         return encode_prompts(samples, template, tokenizer, limit=data.cutoff_len)
     if template.efficient_eos and data.train_on_prompt:
@@ -75,27 +80,6 @@ def encode_samples(
         counts["truncated"] += kept < sum(len(source) + len(target) for source, target in pairs)
         rows.append(row)
     return rows
-
-
-def row_length(data: DataConfig, compat: bool) -> int:
-    """Tokens a row may have: cutoff_len, one less in LLaMA-Factory where packing is asked for by name."""
-    return data.cutoff_len - 1 if compat and (data.packing or data.neat_packing) else data.cutoff_len
-
-
-def split_budget(source: int, target: int, budget: int) -> tuple[int, int]:
-    """Share `budget` tokens between a source and a target of these lengths.
-
-    A part of less than half the budget keeps all of its tokens, else both shrink in proportion.
-    Source: LLaMA-Factory's infer_seqlen.
-    """
-    if 2 * target < budget:
-        allowed = budget
-    elif 2 * source < budget:
-        allowed = budget - source
-    else:
-        allowed = int(budget * target / (source + target))
-    kept = min(allowed, target)
-    return min(max(budget - kept, 0), source), kept
 
 
 def label_turns(

@@ -7,7 +7,7 @@ from typing import Any
 
 from raytune.data.registry import Columns, DatasetSpec, Tags
 from raytune.data.tools import parse_calls
-from raytune.types import PROMPT_STAGES, Message, Role, Sample, Stage
+from raytune.types import PAIR_STAGES, PROMPT_STAGES, Message, Role, Sample, Stage
 
 Row = Mapping[str, Any]
 
@@ -42,19 +42,54 @@ def to_sample(row: Row, spec: DatasetSpec, stage: Stage = "sft", *, compat: bool
         kind = "chosen and rejected answers" if spec.ranking else "a kto tag"
         if stage in ("pt", "sft", *PROMPT_STAGES):
             raise InvalidRow(f"data set '{spec.name}' has {kind}, which stage {stage} cannot train on")
-    if stage not in ("pt", "sft", *PROMPT_STAGES):
+    if stage not in ("pt", "sft", *PROMPT_STAGES, *PAIR_STAGES):
         raise InvalidRow(f"rows for stage {stage} are not built yet")
-    match spec.formatting:
-        case "alpaca":
-            sample = _alpaca(row, spec.columns, spec.spelled, stage, compat)
-        case "sharegpt":
-            sample = _sharegpt(row, spec.columns, spec.tags, stage, compat)
-        case "openai":
-            sample = _openai(row, spec.columns, spec.tags, stage, compat)
+    sample = _pair(row, spec, compat) if stage in PAIR_STAGES else _read(row, spec, stage, compat)
     _check_media(row, spec.columns, sample)
     if stage in PROMPT_STAGES:
         return replace(sample, columns=_reward_columns(row, spec, sample))
     return sample
+
+
+def _read(row: Row, spec: DatasetSpec, stage: Stage, compat: bool) -> Sample:
+    match spec.formatting:
+        case "alpaca":
+            return _alpaca(row, spec.columns, spec.spelled, stage, compat)
+        case "sharegpt":
+            return _sharegpt(row, spec.columns, spec.tags, stage, compat)
+        case "openai":
+            return _openai(row, spec.columns, spec.tags, stage, compat)
+
+
+def _pair(row: Row, spec: DatasetSpec, compat: bool) -> Sample:
+    """A conversation that waits for an answer, and two answers to it."""
+    if not spec.ranking:
+        raise InvalidRow(f"data set '{spec.name}' has no pairs of answers; its entry needs ranking: true")
+    asked = _read(row, spec, PROMPT_STAGES[0], compat)
+    if len(asked.messages) % 2 == 0:
+        raise InvalidRow("the conversation before the chosen and the rejected answer ends with an answer itself")
+    chosen = _answer(row, spec.columns.chosen, "chosen", spec, compat)
+    rejected = _answer(row, spec.columns.rejected, "rejected", spec, compat)
+    return replace(asked, messages=(*asked.messages, chosen), rejected=rejected)
+
+
+def _answer(row: Row, column: str | None, part: str, spec: DatasetSpec, compat: bool) -> Message:
+    """One of two answers: text in an alpaca row, a message in a conversation."""
+    if column is None:
+        raise InvalidRow(f"no '{part}' column is named in the data set's entry; every pair needs both answers")
+    role: Role = "assistant"
+    if spec.formatting == "alpaca":
+        text = _text(row, column)
+    else:
+        given = _column(row, column)
+        name, text = _read_message(given, f"'{column}'", spec.tags, spec.formatting == "openai")
+        names: dict[str | None, Role] = {spec.tags.function_tag: "function", spec.tags.assistant_tag: "assistant"}
+        if name not in names:
+            raise InvalidRow(f"'{column}' is of role '{name}'; an answer is of role '{spec.tags.assistant_tag}'")
+        role = names[name]
+    if not text and not compat:
+        raise InvalidRow(f"'{column}' is an empty answer")
+    return Message(role, text)
 
 
 def _alpaca(row: Row, columns: Columns, spelled: frozenset[str], stage: Stage, compat: bool) -> Sample:
@@ -170,33 +205,35 @@ def _messages(row: Row, columns: Columns, tags: Tags, calls: bool = False) -> li
     messages = _column(row, columns.messages)
     if not isinstance(messages, list | tuple):
         raise InvalidRow(f"'{columns.messages}' must be a list of messages, not {_kind(messages)}")
+    return [
+        (place, *_read_message(one, f"message {place}", tags, calls)) for place, one in enumerate(messages, start=1)
+    ]
+
+
+def _read_message(message: object, where: str, tags: Tags, calls: bool) -> tuple[str, str]:
+    """Return (role name, text) of one message. Args: where: what errors call it."""
     if tags.role_tag is None or tags.content_tag is None:
         raise InvalidRow("the data set's 'tags' leave out role_tag or content_tag; naming one tag nulls the others")
-    found: list[tuple[int, str, str]] = []
-    for place, message in enumerate(messages, start=1):
-        if not isinstance(message, Mapping) or tags.role_tag not in message:
-            keys = ", ".join(map(str, message)) if isinstance(message, Mapping) else _kind(message)
-            raise InvalidRow(f"message {place} has no '{tags.role_tag}' (it has {keys})")
-        role, text = message[tags.role_tag], message.get(tags.content_tag)
-        made = message.get("tool_calls") if calls else None
-        if made and role in (tags.assistant_tag, tags.function_tag):
-            if tags.function_tag is None:
-                raise InvalidRow(f"message {place} calls a tool, but the data set's 'tags' name no function_tag")
-            role, text = tags.function_tag, _called(made, place)
-        if not isinstance(text, str):
-            known = tags.content_tag in message
-            reason = (
-                f"'{tags.content_tag}' is {_kind(text)}, not text" if known else f"there is no '{tags.content_tag}'"
-            )
-            raise InvalidRow(f"message {place} ({role}): {reason}")
-        found.append((place, role, text))
-    return found
+    if not isinstance(message, Mapping) or tags.role_tag not in message:
+        keys = ", ".join(map(str, message)) if isinstance(message, Mapping) else _kind(message)
+        raise InvalidRow(f"{where} has no '{tags.role_tag}' (it has {keys})")
+    role, text = message[tags.role_tag], message.get(tags.content_tag)
+    made = message.get("tool_calls") if calls else None
+    if made and role in (tags.assistant_tag, tags.function_tag):
+        if tags.function_tag is None:
+            raise InvalidRow(f"{where} calls a tool, but the data set's 'tags' name no function_tag")
+        role, text = tags.function_tag, _called(made, where)
+    if not isinstance(text, str):
+        known = tags.content_tag in message
+        reason = f"'{tags.content_tag}' is {_kind(text)}, not text" if known else f"there is no '{tags.content_tag}'"
+        raise InvalidRow(f"{where} ({role}): {reason}")
+    return role, text
 
 
-def _called(calls: object, place: int) -> str:
+def _called(calls: object, where: str) -> str:
     functions = [call.get("function") for call in calls if isinstance(call, Mapping)] if isinstance(calls, list) else []
     if not functions or not all(isinstance(function, Mapping) for function in functions):
-        raise InvalidRow(f'message {place}: \'tool_calls\' must be a list of {{"type": "function", "function": ...}}')
+        raise InvalidRow(f'{where}: \'tool_calls\' must be a list of {{"type": "function", "function": ...}}')
     return json.dumps(functions, ensure_ascii=False)
 
 

@@ -73,6 +73,18 @@ def test_prompt_of_ppo(row: dict[str, Any], smollm2_tokenizer: PreTrainedTokeniz
     assert smollm2_tokenizer.decode(made.input_ids) == row["text"]
 
 
+@pytest.mark.parametrize("row", GOLDEN["pair"], ids=lambda row: f"{row['template']}-{row['args']}")
+def test_pair_row(row: dict[str, Any], smollm2_tokenizer: PreTrainedTokenizerBase) -> None:
+    turns = (*conversation("plain")[:3], Message("assistant", "good answer here"))
+    sample = Sample(turns, rejected=Message("assistant", "bad"))
+    (made,) = encode([sample], "rm", row["template"], row["args"], smollm2_tokenizer)
+    for number, name in enumerate(("chosen", "rejected"), start=1):
+        places = [place for place, one in enumerate(made.attention_mask) if one == number]
+        assert [made.input_ids[place] for place in places] == row[f"{name}_input_ids"]
+        assert [made.labels[place] for place in places] == row[f"{name}_labels"]
+        assert [made.position_ids[place] for place in places] == list(range(len(places)))
+
+
 TEXTS = (
     "The quick brown fox.",
     "Hello world, this is a document.",

@@ -186,7 +186,7 @@ def test_llamafactory_takes_an_empty_answer() -> None:
     assert to_sample(ALPACA | {"output": ""}, spec(), compat=True).messages[1].content == ""
 
 
-@pytest.mark.parametrize("stage", ["rm", "dpo", "kto"])
+@pytest.mark.parametrize("stage", ["dpo", "kto"])
 def test_other_stages_are_not_built(stage: Stage) -> None:
     with pytest.raises(InvalidRow, match="not built yet"):
         to_sample(ALPACA, spec(), stage)

@@ -1,0 +1,91 @@
+"""Two answers to one prompt become token ids: a packed row of two samples, the better one first."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from raytune.data.budget import split_budget
+from raytune.data.own_template import render_own
+from raytune.data.render import Elements, Turn, render_turns
+from raytune.data.template import Template
+from raytune.data.tokenize import Guard, join_elements, special_ids, tokenize
+from raytune.errors import DataError
+from raytune.types import IGNORE_INDEX, Encoded, Sample
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+def encode_pairs(
+    samples: Sequence[Sample],
+    template: Template,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    limit: int,
+    counts: Counter[str],
+) -> list[Encoded]:
+    """Encode a block of pairs, one packed row each; only the answers have labels.
+
+    Both answers follow the very same tokens: those that the chosen one was rendered with. Prompt and the longer answer
+    share the `limit` tokens as in a supervised row, and both answers are cut alike.
+
+    Args: limit: tokens that prompt and answer may have. counts: grows by "truncated", the pairs that lost tokens.
+    Raises: DataError for a sample without a rejected answer.
+    """
+    chosen = _to_ids(samples, template, tokenizer)
+    rejected = _to_ids([_other(sample) for sample in samples], template, tokenizer)
+    end = [tokenizer.eos_token_id] if template.efficient_eos else []
+    rows = []
+    for (prompt, better), (_, worse) in zip(chosen, rejected, strict=True):
+        answers = (better + end, worse + end)
+        longest = max(map(len, answers))
+        kept_prompt, kept = split_budget(len(prompt), longest, limit)
+        counts["truncated"] += kept_prompt < len(prompt) or kept < longest
+        rows.append(_packed(prompt[:kept_prompt], [answer[:kept] for answer in answers]))
+    return rows
+
+
+def _packed(prompt: list[int], answers: Sequence[list[int]]) -> Encoded:
+    row = Encoded([], [])
+    for number, answer in enumerate(answers, start=1):
+        row.input_ids.extend(prompt + answer)
+        row.labels.extend([IGNORE_INDEX] * len(prompt) + answer)
+        row.position_ids.extend(range(len(prompt) + len(answer)))
+        row.attention_mask.extend([number] * (len(prompt) + len(answer)))
+    return row
+
+
+def _other(sample: Sample) -> Sample:
+    """The same conversation with the rejected answer at its end."""
+    if sample.rejected is None:
+        raise DataError("a pair needs a rejected answer", fix="Mark the data set with ranking: true in its entry.")
+    return replace(sample, messages=(*sample.messages[:-1], sample.rejected), rejected=None)
+
+
+def _to_ids(
+    samples: Sequence[Sample], template: Template, tokenizer: PreTrainedTokenizerBase
+) -> list[tuple[list[int], list[int]]]:
+    """(prompt, answer) of conversations that end with an answer; older turns read as when the model is asked."""
+    guard = None if template.compat else Guard(tokenizer)
+    if guard is not None:
+        samples = [guard.hide_sample(sample) for sample in samples]
+    if template.own:
+        conversations = render_own(samples, template, tokenizer)
+    else:
+        conversations = [render_turns(sample, template, mask_history=True) for sample in samples]
+    sides = [_sides(turns) for turns in conversations]
+    ids = tokenize(
+        (text for pair in sides for side in pair for text in side if isinstance(text, str)), tokenizer, guard
+    )
+    special = special_ids(tokenizer)
+    return [(join_elements(asked, ids, special), join_elements(said, ids, special)) for asked, said in sides]
+
+
+def _sides(turns: Sequence[Turn]) -> tuple[Elements, Elements]:
+    """Everything before the last answer, and that answer."""
+    before = [element for source, target in turns[:-1] for element in (*source, *target)]
+    source, target = turns[-1]
+    return [*before, *source], list(target)
