@@ -178,6 +178,8 @@ class Fleet:
 
     def refitted(self, index: int, version: int) -> None:
         """A stale replica has weights `version` now; it serves if these are the target's, else it stays stale."""
+        if version > self.target:
+            self.advance(version, received={index})
         member = self.members[index]
         member.version = version
         if version >= self.target and member.state is State.STALE:

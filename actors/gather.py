@@ -4,12 +4,12 @@ submit -> router.generate -> group (a reference) -> rewards.submit -> scored gro
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import ray
-from ray.exceptions import GetTimeoutError, RayError, RayTaskError
+from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
 
 from raytune.errors import RaytuneError, RolloutError
 from raytune.log import get_logger
@@ -19,6 +19,8 @@ log = get_logger(__name__)
 
 # A reference that is ready has its value on the way, or here.
 _FETCH_DEADLINE = 60.0
+_ROUTER_DEADLINE = 120.0
+_POLL = 1.0
 
 
 class Scorer(Protocol):
@@ -44,23 +46,29 @@ class Gatherer:
     """Implements the Protocol `Rollouts`.
 
     Args: router: handle of the RolloutRouter. losses: times that a prompt's group may be lost and is asked for again.
+    on_router: called when the router was started anew, to tell it of the newest weights.
     """
 
-    def __init__(self, router: Any, rewards: Scorer, *, losses: int = 3) -> None:
-        self._router, self._rewards, self._losses = router, rewards, losses
+    def __init__(
+        self, router: Any, rewards: Scorer, *, losses: int = 3, on_router: Callable[[], None] | None = None
+    ) -> None:
+        self._router, self._rewards, self._losses, self._on_router = router, rewards, losses, on_router
         self._jobs: dict[Any, _Job] = {}
+        self._lost: list[_Job] = []
+        self._born: str = ray.get(router.born.remote(), timeout=_ROUTER_DEADLINE)
 
     def submit(self, prompts: Sequence[Prompt], sampling: Sampling, group_size: int) -> None:
         for prompt in prompts:
             self._begin(_Job(prompt, sampling, group_size, None))
 
     def pending(self) -> int:
-        return len(self._jobs)
+        return len(self._jobs) + len(self._lost)
 
     def wait(self, timeout: float) -> list[ScoredGroup]:
         """As Rollouts.wait. Errors: RolloutError also if a prompt cannot be answered; the others stay pending."""
         end = time.monotonic() + timeout
-        while self._jobs:
+        while self.pending():
+            self._ask_again()
             done, _ = ray.wait(list(self._jobs), timeout=max(end - time.monotonic(), 0.0), fetch_local=True)
             if not done:
                 shown = ", ".join(str(job.prompt.number) for job in list(self._jobs.values())[:8])
@@ -106,7 +114,32 @@ class Gatherer:
                 f"prompt {job.prompt.number} was lost {job.losses + 1} times", where=reason, fix="Look at the nodes."
             )
         log.warning("prompt %s is asked for again: %s", job.prompt.number, reason)
-        self._begin(replace(job, losses=job.losses + 1))
+        self._lost.append(replace(job, losses=job.losses + 1))
+
+    def _ask_again(self) -> None:
+        """Begin with what was lost, once the router is there."""
+        if not self._lost:
+            return
+        if not self._is_same_router() and self._on_router is not None:
+            self._on_router()
+        lost, self._lost = self._lost, []
+        for job in lost:
+            self._begin(job)
+
+    def _is_same_router(self) -> bool:
+        """Wait for a router that Ray may be starting anew; a call to one that does not run yet fails."""
+        end = time.monotonic() + _ROUTER_DEADLINE
+        while time.monotonic() < end:
+            try:
+                born: str = ray.get(self._router.born.remote(), timeout=_ROUTER_DEADLINE)
+            except RayActorError:
+                time.sleep(_POLL)
+                continue
+            except GetTimeoutError:
+                break
+            same, self._born = born == self._born, born
+            return same
+        raise RolloutError(f"the rollout router did not come back within {_ROUTER_DEADLINE:g} s")
 
     def _begin(self, job: _Job) -> None:
         group = self._router.generate.remote(job.prompt, job.sampling, job.size)

@@ -5,6 +5,7 @@ driver -> router -> replica; a watch per replica: heartbeat -> dead -> restart -
 
 import asyncio
 import time
+import uuid
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -70,6 +71,7 @@ class RolloutRouter:
         self._tasks: list[asyncio.Task[None]] = []
         self._failure: RolloutError | None = None
         self._served_at = time.monotonic()
+        self._born = uuid.uuid4().hex
         self.newest: Refit = refit or Parcel()
 
     async def start(self, deadline: float) -> list[MemberView]:
@@ -111,6 +113,10 @@ class RolloutRouter:
         self.changed()
         for watch in self._watches:
             watch.wake.set()
+
+    async def born(self) -> str:
+        """Another text after each start of this actor."""
+        return self._born
 
     async def members(self) -> list[MemberView]:
         """The state of every replica."""

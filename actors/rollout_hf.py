@@ -5,10 +5,9 @@ import functools
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import ray
 
@@ -16,9 +15,6 @@ from actors.rollout_replica import CONTROL, Health, Replica, ReplicaSettings, Tr
 from raytune.errors import ReplicaLostError, RolloutError
 from raytune.rewards.attempt import Attempt
 from raytune.stages.samples import Completion, Sampling
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 T = TypeVar("T")
 _POLL = 0.2
@@ -37,6 +33,8 @@ class HfReplica(Replica):
         self._going = threading.Event()
         self._going.set()
         self._closed = False
+        self._entries: list[Any] = []
+        self._reader: Any = None
         threading.Thread(target=self._work, name="model", daemon=True).start()
 
     def _work(self) -> None:
@@ -103,9 +101,12 @@ class HfReplica(Replica):
         import torch
         from transformers import AutoModelForCausalLM
 
+        from raytune.models.updates import UpdateReader
+
         torch.set_num_threads(self.settings.threads)
         model: Any = AutoModelForCausalLM.from_pretrained(self.settings.model, dtype=self.settings.dtype)
         self._model = model.to("cuda" if torch.cuda.is_available() and ray.get_gpu_ids() else "cpu").eval()
+        self._reader, self._entries = UpdateReader(), []
         self._version, self._adapter, self._stale = 0, None, False
         self._going.set()
 
@@ -120,7 +121,8 @@ class HfReplica(Replica):
 
     @ray.method(concurrency_group=CONTROL)
     async def init_transfer(self, info: dict[str, Any]) -> None:
-        """Nothing to prepare: every update says where its weights are."""
+        """Tell what will come: entries of name, dtype and shape; updates are checked against them."""
+        self._entries = info.get("entries", [])
 
     @ray.method(concurrency_group=CONTROL)
     async def receive(self, update: dict[str, Any], version: int) -> dict[str, float]:
@@ -153,8 +155,10 @@ class HfReplica(Replica):
     def _copy(self, update: dict[str, Any], version: int) -> None:
         import torch
 
+        if self._entries:
+            self._reader.verify(update, version, self._entries)
         own = self._model.state_dict()
-        given = dict(_tensors(update, version))
+        given = dict(self._reader.tensors(update))
         for name, tensor in given.items():
             if name not in own or own[name].shape != tensor.shape:
                 raise RolloutError(
@@ -193,22 +197,3 @@ def _fulfil(future: "Future[T]", work: Callable[[], T]) -> None:
     if attempt.raised is not None:
         future.set_exception(attempt.raised)
 
-
-def _tensors(update: dict[str, Any], version: int) -> "Iterator[tuple[str, Tensor]]":
-    from safetensors.torch import load_file
-
-    from raytune.models.flat import map_file, verify, view_of
-    from raytune.models.saved import weight_files
-
-    path = Path(update["path"])
-    match update.get("kind"):
-        case "flat":
-            header = verify(path, version)
-            file = map_file(path.with_suffix(".bin"), header.size)
-            for entry, offset in zip(header.entries, header.offsets, strict=True):
-                yield entry.name, view_of(file, entry, offset)
-        case "safetensors":
-            for one in weight_files(path):
-                yield from load_file(one).items()
-        case kind:
-            raise RolloutError(f"the transformers backend takes flat and safetensors weights, not {kind}")

@@ -1,0 +1,156 @@
+"""Real vLLM engines behind the router: log-probs, seeds, versions, and what happens when a core dies or freezes."""
+
+import os
+import shutil
+import signal
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import ray
+import torch
+from transformers import AutoModelForCausalLM
+
+from actors.fleet import FleetPolicy, MemberView, State
+from actors.rollout import RouterLimits, start_router
+from actors.rollout_replica import Health, ReplicaSettings, start_replica
+from actors.rollout_vllm import VllmReplica, vllm_env
+from raytune.stages.samples import Group, Prompt, Sampling
+from tests.helpers.tiny import tiny_model_folder, tiny_tokenizer
+
+pytest.importorskip("vllm")
+DEADLINE = 240.0
+# Two cores that others use too: a heartbeat of the default length would be missed by a busy engine.
+POLICY = FleetPolicy(interval=1.0, deadline=4.0, misses=2)
+
+
+@dataclass
+class Fleet:
+    """A router over two replicas, how long their engines took, and the model they have."""
+
+    router: Any
+    replicas: list[Any]
+    engine_load: float
+    model: Any
+
+    def draw(self, number: int, sampling: Sampling, size: int = 4, replica: int | None = None) -> Group:
+        prompt = Prompt(number, number, np.array([1, 40 + number, 41, 42], np.int32))
+        target = self.router if replica is None else self.replicas[replica]
+        return ray.get(target.generate.remote(prompt, sampling, size), timeout=DEADLINE)
+
+    def members(self) -> list[MemberView]:
+        return ray.get(self.router.members.remote(), timeout=DEADLINE)
+
+    def until(self, what: str, test: Callable[[], bool]) -> float:
+        started = time.monotonic()
+        while not test():
+            assert time.monotonic() - started < DEADLINE, f"{what} did not happen within {DEADLINE:g} s"
+            time.sleep(0.05)
+        return time.monotonic() - started
+
+
+@pytest.fixture(scope="module")
+def ray_here() -> Iterator[None]:
+    if ray.is_initialized():
+        yield
+        return
+    folder = tempfile.mkdtemp(prefix="rt-", dir="/tmp")
+    ray.init(num_cpus=8, include_dashboard=False, _temp_dir=folder, log_to_driver=False)
+    yield
+    ray.shutdown()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def fleet(ray_here: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+    folder = tiny_model_folder(tmp_path_factory.mktemp("rollout") / "tiny")
+    settings = ReplicaSettings(
+        str(folder), dtype="float32", max_length=256, max_sequences=16, eager=True, cache_gib=0.25
+    )
+    env = vllm_env(settings, gpu=False)
+    replicas = [start_replica(VllmReplica, settings, env=env) for _ in range(2)]
+    limits = RouterLimits(request=120.0, wait=120.0, build=DEADLINE)
+    router = start_router(replicas, policy=POLICY, limits=limits)
+    started = time.monotonic()
+    ray.get(router.start.remote(DEADLINE), timeout=DEADLINE)
+    yield Fleet(router, replicas, time.monotonic() - started, AutoModelForCausalLM.from_pretrained(folder))
+    ray.kill(router)
+    ray.wait([replica.shutdown.remote() for replica in replicas], num_returns=2, timeout=20)
+    for replica in replicas:
+        ray.kill(replica)
+
+
+def forward(model: Any, group: Group, place: int, temperature: float) -> npt.NDArray[np.float32]:
+    answer = group.completions[place].ids.tolist()
+    with torch.no_grad():
+        logits = model(torch.tensor([[*group.prompt.ids.tolist(), *answer]])).logits[0, len(group.prompt.ids) - 1 : -1]
+    return (logits / temperature).log_softmax(-1)[range(len(answer)), answer].numpy()
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_log_probs_are_those_of_transformers(fleet: Fleet, temperature: float) -> None:
+    group = fleet.draw(0, Sampling(temperature=temperature, max_new_tokens=32))
+    gaps = [
+        np.abs(answer.logprobs - forward(fleet.model, group, place, temperature))
+        for place, answer in enumerate(group.completions)
+    ]
+    assert np.mean(gaps) <= 1e-4
+    assert all(answer.finish == "length" and answer.oldest == 0 for answer in group.completions)
+
+
+def test_answers_depend_on_their_seeds_alone(fleet: Fleet) -> None:
+    sampling = Sampling(max_new_tokens=24, seed=7)
+    groups = [fleet.draw(3, sampling, replica=replica) for replica in (0, 1)]
+    first, second = ([one.ids.tolist() for one in group.completions] for group in groups)
+    assert first == second
+    assert len({tuple(ids) for ids in first}) == 4
+    assert [one.ids.tolist() for one in fleet.draw(4, sampling).completions] != first
+
+
+def test_answers_end_at_stop_tokens_and_stop_strings_which_they_contain(fleet: Fleet) -> None:
+    free = fleet.draw(5, Sampling(max_new_tokens=24)).completions[0].ids.tolist()
+    stopped = fleet.draw(5, Sampling(max_new_tokens=24, stop_ids=(free[3],))).completions[0]
+    assert (stopped.ids.tolist(), stopped.finish) == (free[: free.index(free[3]) + 1], "stop")
+    text = str(tiny_tokenizer().decode(free[6:8]))
+    halted = fleet.draw(5, Sampling(max_new_tokens=24, stop=(text,))).completions[0]
+    assert halted.finish == "stop"
+    assert text in str(tiny_tokenizer().decode(halted.ids.tolist()[-4:]))
+
+
+def test_a_replica_halts_and_goes_on(fleet: Fleet) -> None:
+    replica = fleet.replicas[0]
+    ray.get(replica.pause.remote(), timeout=DEADLINE)
+    prompt = Prompt(0, 0, np.array([1, 5], np.int32))
+    waiting = replica.generate.remote(prompt, Sampling(max_new_tokens=4), 2)
+    assert not ray.wait([waiting], timeout=1.0)[0]
+    assert ray.get(replica.health.remote(), timeout=DEADLINE) == Health(0, False, False, 1)
+    ray.get(replica.resume.remote(), timeout=DEADLINE)
+    assert len(ray.get(waiting, timeout=DEADLINE).completions) == 2
+
+
+@pytest.mark.parametrize(("name", "number"), [("killed", signal.SIGKILL), ("frozen", signal.SIGSTOP)])
+def test_prompts_of_a_lost_core_are_answered_elsewhere_and_it_comes_back(fleet: Fleet, name: str, number: int) -> None:
+    restarts = fleet.members()[0].restarts
+    prompts = [Prompt(i, i, np.array([1, 40 + i, 41], np.int32)) for i in range(8)]
+    refs = [fleet.router.generate.remote(one, Sampling(max_new_tokens=200), 4) for one in prompts]
+    fleet.until("work", lambda: fleet.members()[0].load > 0)
+    for pid in ray.get(fleet.replicas[0].core_pids.remote(), timeout=DEADLINE):
+        os.kill(pid, number)
+    began = time.monotonic()
+    fleet.until("quarantine", lambda: fleet.members()[0].state in (State.DEAD, State.RESTARTING))
+    quarantined = time.monotonic() - began
+    groups = ray.get(refs, timeout=DEADLINE)
+    fleet.until("recovery", lambda: fleet.members()[0].state is State.HEALTHY)
+    back = time.monotonic() - began
+    print(f"{name}: quarantined after {quarantined:.1f} s, back after {back:.1f} s, load {fleet.engine_load:.1f} s")
+    assert quarantined < 10
+    assert [len(group.completions[0].ids) for group in groups] == [200] * 8
+    assert fleet.members()[0].restarts == restarts + 1
+    assert back < fleet.engine_load + 10
+    assert len(fleet.draw(1, Sampling(max_new_tokens=4), replica=0).completions) == 4
