@@ -7,6 +7,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from raytune.monitors.base import Entry
 
+_ANSWERS = {"reward": ("reward", 3), "kl": ("kl", 4), "entropy": ("entropy", 3), "completion_length": ("length", 1)}
+"""What reinforcement learning is judged by: key -> name and digits."""
+
 
 class ConsoleMonitor:
     """Shows loss, learning rate, tokens/s and the time left. Everything goes to stderr.
@@ -47,7 +50,8 @@ def describe(entry: Entry) -> str:
     """The numbers of an entry that a person looks at, in one line."""
     shown = []
     if "loss" in entry:
-        shown = [f"loss {entry['loss']:.4f}", f"lr {entry['lr']:.2e}", f"grad_norm {entry['grad_norm']:.2f}"]
+        shown = [f"{name} {entry[key]:.{digits}f}" for key, (name, digits) in _ANSWERS.items() if key in entry]
+        shown += [f"loss {entry['loss']:.4f}", f"lr {entry['lr']:.2e}", f"grad_norm {entry['grad_norm']:.2f}"]
         shown += [f"{entry['throughput']:.0f} tokens/s", f"epoch {entry['epoch']:.2f}"]
         shown += [f"{_clock(entry['remaining_time'])} left"]
     evals = {key: value for key, value in entry.items() if key.startswith("eval_") and not key.endswith("runtime")}

@@ -1,6 +1,7 @@
 """trainer_log.jsonl: one line a log entry, readable while the run works."""
 
 import json
+import math
 from pathlib import Path
 
 from raytune.monitors.base import Entry
@@ -12,12 +13,12 @@ class JsonlMonitor:
     def __init__(self, path: Path, *, history: list[Entry]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{path.name}")
-        temporary.write_text("".join(json.dumps(entry) + "\n" for entry in history))
+        temporary.write_text("".join(_line(entry) for entry in history))
         temporary.replace(path)
         self._file = path.open("a")
 
     def log(self, step: int, entry: Entry) -> None:
-        self._file.write(json.dumps(entry) + "\n")
+        self._file.write(_line(entry))
         self._file.flush()
 
     def advance(self, step: int) -> None:
@@ -25,3 +26,8 @@ class JsonlMonitor:
 
     def finish(self) -> None:
         self._file.close()
+
+
+def _line(entry: Entry) -> str:
+    """JSON knows no NaN and no infinity: they are null, as a mean over nothing should be."""
+    return json.dumps({key: value if math.isfinite(value) else None for key, value in entry.items()}) + "\n"

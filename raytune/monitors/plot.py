@@ -1,5 +1,6 @@
-"""training_loss.png: the loss of every log entry with its smoothed course, and the evaluations."""
+"""training_loss.png and training_reward.png: a log history with its smoothed course, and the evaluations."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -19,20 +20,29 @@ def smooth(values: list[float]) -> list[float]:
 
 def plot_loss(history: list[Entry], path: Path) -> None:
     """Draw the losses of a log history into a PNG file."""
+    _plot(history, path, key="loss", held="eval_loss", names=("train loss", "eval loss", "loss (nats per token)"))
+
+
+def plot_reward(history: list[Entry], path: Path) -> None:
+    """Draw the mean rewards of a log history, and those of validations, into a PNG file."""
+    _plot(history, path, key="reward", held="eval_reward", names=("reward", "validation reward", "mean reward"))
+
+
+def _plot(history: list[Entry], path: Path, *, key: str, held: str, names: tuple[str, str, str]) -> None:
+    """Args: key, held: of training and evaluation in log entries. names: of the two lines and of the axis."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    train = [(entry["current_steps"], entry["loss"]) for entry in history if "loss" in entry]
-    evals = [(entry["current_steps"], entry["eval_loss"]) for entry in history if "eval_loss" in entry]
+    train, evals = _course(history, key), _course(history, held)
     figure, axes = pyplot.subplots(figsize=(8, 5))
     if train:
-        _draw_train(axes, [float(step) for step, _ in train], [float(loss) for _, loss in train])
+        _draw_train(axes, [step for step, _ in train], [value for _, value in train], names[0])
     if evals:
-        axes.plot(*zip(*evals, strict=True), color="#d95f02", marker="o", label="eval loss")
+        axes.plot(*zip(*evals, strict=True), color="#d95f02", marker="o", label=names[1])
     axes.set_xlabel("step")
-    axes.set_ylabel("loss (nats per token)")
+    axes.set_ylabel(names[2])
     if train or evals:
         axes.legend()
     temporary = path.with_name(f".{path.name}")
@@ -41,6 +51,12 @@ def plot_loss(history: list[Entry], path: Path) -> None:
     temporary.replace(path)
 
 
-def _draw_train(axes: Any, steps: list[float], losses: list[float]) -> None:
-    axes.plot(steps, losses, color="#1f77b4", alpha=0.3, label="train loss")
-    axes.plot(steps, smooth(losses), color="#1f77b4", label="train loss, smoothed")
+def _course(history: list[Entry], key: str) -> list[tuple[float, float]]:
+    """(step, value) of the entries that have a number under `key`; a step without any score has none."""
+    found = [(float(entry["current_steps"]), float(entry[key])) for entry in history if key in entry]
+    return [(step, value) for step, value in found if math.isfinite(value)]
+
+
+def _draw_train(axes: Any, steps: list[float], values: list[float], name: str) -> None:
+    axes.plot(steps, values, color="#1f77b4", alpha=0.3, label=name)
+    axes.plot(steps, smooth(values), color="#1f77b4", label=f"{name}, smoothed")

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from tensorboard.compat.proto.event_pb2 import Event  # pyrefly: ignore[missing-module-attribute]
 from tensorboard.compat.proto.summary_pb2 import Summary  # pyrefly: ignore[missing-module-attribute]
+from tensorboard.plugins.text.summary import text_pb
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
 from raytune.monitors.base import Entry
@@ -32,6 +33,23 @@ class TensorBoardMonitor:
         """Nothing to show between log entries."""
 
     def finish(self) -> None:
+        self._writer.close()
+
+
+class TensorBoardTexts:
+    """Texts, in an event file of their own."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._writer = EventFileWriter(str(folder), filename_suffix=".texts")
+
+    def write(self, step: int, tag: str, text: str) -> None:
+        """Show a text in Markdown under a tag."""
+        self._writer.add_event(Event(wall_time=time.time(), step=step, summary=text_pb(tag, text)))
+        self._writer.flush()
+
+    def finish(self) -> None:
+        """Flush and close."""
         self._writer.close()
 
 

@@ -30,3 +30,8 @@ def test_without_a_terminal_entries_are_plain_lines_on_stderr(capsys):
     assert said.err.startswith("step 3/10  loss 1.2500")
     assert len(said.err.splitlines()) == 1
     assert "\x1b" not in said.err
+
+
+def test_reinforcement_learning_shows_its_reward_first():
+    entry = {**ENTRY, "reward": 0.51249, "kl": 0.00125, "entropy": 1.5, "completion_length": 12.25, "cut_share": 0.5}
+    assert describe(entry).startswith("reward 0.512  kl 0.0013  entropy 1.500  length 12.2  loss 1.2500")

@@ -25,3 +25,11 @@ def test_a_resumed_run_drops_what_lies_past_its_checkpoint(tmp_path):
     monitor.finish()
     assert lines(path) == [{"current_steps": 1}, {"current_steps": 2}]
     assert [file.name for file in tmp_path.iterdir()] == ["log.jsonl"]
+
+
+def test_what_has_no_value_is_null(tmp_path):
+    path = tmp_path / "log.jsonl"
+    monitor = JsonlMonitor(path, history=[{"reward": float("nan")}])
+    monitor.log(2, {"reward": float("inf"), "kl": 0.5})
+    monitor.finish()
+    assert lines(path) == [{"reward": None}, {"reward": None, "kl": 0.5}]

@@ -1,7 +1,7 @@
 import pytest
 from matplotlib.image import imread
 
-from raytune.monitors.plot import plot_loss, smooth
+from raytune.monitors.plot import plot_loss, plot_reward, smooth
 
 
 def test_smoothing_is_the_weighted_sum_of_all_that_came():
@@ -27,3 +27,13 @@ def test_the_picture_is_a_whole_png_with_something_drawn(tmp_path):
 def test_a_run_that_logged_nothing_still_gets_a_picture(tmp_path):
     plot_loss([], tmp_path / "loss.png")
     assert (tmp_path / "loss.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_rewards_have_a_picture_of_their_own(tmp_path):
+    history = [{"current_steps": step, "loss": 0.0, "reward": step / 9} for step in range(1, 9)]
+    history[3]["reward"] = float("nan")
+    plot_reward([*history, {"current_steps": 8, "eval_reward": 0.7}], tmp_path / "reward.png")
+    plot_reward([], tmp_path / "none.png")
+    image = imread(tmp_path / "reward.png")
+    # More is drawn than on empty axes.
+    assert (image < 0.99).sum() > (imread(tmp_path / "none.png") < 0.99).sum()

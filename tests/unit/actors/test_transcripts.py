@@ -1,0 +1,37 @@
+import math
+
+from actors.transcripts import spread, transcribe
+from raytune.rewards.base import RewardFunction
+from raytune.stages.samples import Group, ScoredGroup
+from raytune.stages.scoring import score_group
+from tests.helpers.groups import text_group
+from tests.helpers.tiny import tiny_tokenizer
+
+TOKENIZER = tiny_tokenizer()
+
+
+def scored_of(answers: list[str], number: int = 0) -> tuple[ScoredGroup, Group]:
+    lengths = RewardFunction("long", lambda completions, **_: [len(text) or None for text in completions])
+    group = text_group(TOKENIZER, answers, number=number)
+    return score_group([lengths], group, TOKENIZER), group
+
+
+def test_the_best_and_the_worst_answer_are_shown() -> None:
+    scored, group = scored_of(["four", "threethree", "", "x"], number=9)
+    best, worst = transcribe(scored, group, TOKENIZER)
+    assert (best.answer, best.reward, best.parts) == ("threethree<|im_end|>", 10.0, {"long": 10.0})
+    assert (worst.answer, worst.reward, worst.parts) == ("<|im_end|>", None, {"long": None})
+    assert best.prompt == "<|im_start|>user\nq<|im_end|>\n<|im_start|>assistant\n"
+    assert (best.number, best.row, best.finish, best.length, best.versions) == (9, 9, "stop", 11, ((0, 0, 11),))
+
+
+def test_a_single_answer_is_shown_once() -> None:
+    scored, group = scored_of(["one"])
+    assert len(transcribe(scored, group, TOKENIZER)) == 1
+    assert not math.isnan(scored.rewards[0])
+
+
+def test_groups_are_taken_evenly() -> None:
+    groups = [scored_of(["a"], number=number)[0] for number in range(8)]
+    assert [group.number for group in spread(groups, 4)] == [0, 2, 4, 6]
+    assert len(spread(groups, 20)) == 8

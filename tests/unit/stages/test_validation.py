@@ -1,0 +1,69 @@
+"""Validation on held-out prompts, with rollouts that are written by hand."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+
+from raytune.errors import RolloutError
+from raytune.rewards.table import RewardTable
+from raytune.stages.prompts import HELD_OUT
+from raytune.stages.samples import Prompt, Sampling, ScoredGroup
+from raytune.stages.validation import describe_validation, validate
+
+
+def group(number: int, *rewards: float) -> ScoredGroup:
+    size = len(rewards)
+    scores = tuple(None if math.isnan(reward) else reward for reward in rewards)
+    table = RewardTable(("right",), (1.0,), (scores,))
+    versions, finishes = (0,) * size, ("stop",) * size
+    return ScoredGroup(number, 0, table, rewards, tuple(range(1, size + 1)), 3, versions, finishes, None, 0.1, 0.1)
+
+
+class Rollouts:
+    """Hands out what it was given, a batch a call."""
+
+    def __init__(self, *batches: list[ScoredGroup]) -> None:
+        self.batches = list(batches)
+        self.asked: list[tuple[list[int], int]] = []
+
+    def submit(self, prompts: Sequence[Prompt], sampling: Sampling, group_size: int) -> None:
+        self.asked.append(([prompt.number for prompt in prompts], group_size))
+
+    def wait(self, timeout: float) -> list[ScoredGroup]:
+        if not self.batches:
+            raise RolloutError(f"nothing within {timeout:g} s")
+        return self.batches.pop(0)
+
+    def pending(self) -> int:
+        return len(self.batches)
+
+
+def held(count: int) -> list[Prompt]:
+    return [Prompt(HELD_OUT + place, place, np.array([1], np.int32)) for place in range(count)]
+
+
+def test_groups_of_training_are_handed_back() -> None:
+    train = group(4, 1.0, 1.0)
+    rollouts = Rollouts([group(HELD_OUT + 1, 0.0, 0.0)], [train, group(HELD_OUT, 1.0, 0.0)])
+    numbers, others = validate(rollouts, held(2), Sampling(), 2, timeout=5.0)
+    assert rollouts.asked == [([HELD_OUT, HELD_OUT + 1], 2)]
+    assert others == [train]
+    assert numbers["eval_reward"] == 0.25
+    assert numbers["eval_pass@1"] == 0.25
+    assert numbers["eval_pass@2"] == 0.5
+
+
+def test_answers_that_do_not_come() -> None:
+    with pytest.raises(RolloutError, match="within"):
+        validate(Rollouts([group(HELD_OUT, 1.0)]), held(2), Sampling(), 1, timeout=5.0)
+
+
+def test_what_could_not_be_scored_is_counted_apart() -> None:
+    numbers = describe_validation([group(HELD_OUT, 1.0, math.nan), group(HELD_OUT + 1, 0.0, 1.0)])
+    assert numbers["eval_reward"] == pytest.approx(2 / 3)
+    assert numbers["eval_unscorable"] == 1.0
+    assert numbers["eval_pass@2"] == 1.0
+    assert numbers["eval_completion_length"] == 1.5
+    assert math.isnan(describe_validation([group(HELD_OUT, math.nan)])["eval_reward"])
