@@ -7,6 +7,7 @@ from typing import Any
 
 import ray
 
+from actors.placement import NodeShape
 from raytune.config.cluster import ClusterConfig
 from raytune.errors import PlacementError
 
@@ -22,21 +23,35 @@ def connect(cfg: ClusterConfig, *, cpus: float) -> bool:
     """
     if ray.is_initialized():
         return False
-    address = cfg.ray_address or os.environ.get("RAY_ADDRESS")
+    address = named_cluster(cfg)
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, **(cfg.ray_init_kwargs or {})}
     if address:
         _connect(address, options)
         return False
+    # Without "local" Ray would join whatever cluster somebody started on this machine.
+    local: dict[str, Any] = {"num_cpus": local_node(cfg, cpus=cpus).cpus, "include_dashboard": False}
+    ray.init("local", **(local | options))
+    return True
+
+
+def named_cluster(cfg: ClusterConfig) -> str | None:
+    """Address of the cluster to use; None when there is none but a local one."""
+    return cfg.ray_address or os.environ.get("RAY_ADDRESS")
+
+
+def local_node(cfg: ClusterConfig, *, cpus: float, gpus: float = 0) -> NodeShape:
+    """This machine as the one node of a local cluster, with enough logical CPUs for `cpus`.
+
+    Raises: PlacementError where that would be many times the cores there are.
+    """
     cores = os.cpu_count() or 1
     if cpus > cores * _LOCAL_CPUS_PER_CORE:
         raise PlacementError(
             f"the run needs {cpus:g} CPUs, this machine has {cores}",
             fix="Lower num_workers or cpus_per_worker, or name a cluster with ray_address.",
         )
-    # Without "local" Ray would join whatever cluster somebody started on this machine.
-    local: dict[str, Any] = {"num_cpus": max(cores, math.ceil(cpus)), "include_dashboard": False}
-    ray.init("local", **(local | options))
-    return True
+    given = cfg.ray_init_kwargs or {}
+    return NodeShape("this machine", given.get("num_cpus", max(cores, math.ceil(cpus))), given.get("num_gpus", gpus))
 
 
 def _connect(address: str, options: dict[str, Any]) -> None:
