@@ -5,7 +5,7 @@ config -> output folder -> cluster -> plan -> placement group -> trainer group +
 
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,7 @@ import ray
 from actors.cluster import connect
 from actors.data import prepare_data
 from actors.group import TrainerGroup
-from actors.placement import Plan, make_plan
+from actors.placement import NodeShape, Plan, make_plan, share_of_cpus
 from actors.scheduler import nodes, release, reserve
 from raytune.config.load import Resolved, dump
 from raytune.config.paths import absolute_paths, is_shared
@@ -79,7 +79,7 @@ def train(resolved: Resolved) -> Summary:
 
 
 def _on_cluster(cfg: RunConfig, folder: Path, decision: Decision, interruption: "_Interruption") -> Summary:
-    started_local = connect(cfg.cluster, cpus=_cpus_wanted(cfg))
+    started_local = connect(cfg.cluster, cpus=plan_of(cfg, ()).cpus)
     try:
         return _run(cfg, folder, decision, interruption)
     finally:
@@ -118,24 +118,30 @@ def check_inputs(cfg: RunConfig) -> None:
         check_vocabulary(spells, Path(folder))
 
 
-def plan_of(cfg: RunConfig, *, has_gpus: bool) -> Plan:
-    """The bundles of a run; GPUs are taken where there are any, unless `use_cpu`."""
+def plan_of(cfg: RunConfig, shapes: Sequence[NodeShape]) -> Plan:
+    """The bundles of a run on nodes of these shapes; GPUs are taken where there are any, unless `use_cpu`.
+
+    Without nodes: what the run needs at least.
+    """
     cluster = cfg.cluster
     gpus = cluster.gpus_per_worker
     if gpus is None:
-        gpus = 1.0 if has_gpus and not cluster.use_cpu else 0.0
+        gpus = 1.0 if any(shape.gpus for shape in shapes) else 0.0
+    if cluster.use_cpu:
+        gpus = 0.0
+    share = share_of_cpus(shapes, num_ranks=cluster.num_workers, gpus_per_rank=gpus)
     return make_plan(
         _run_name(cfg),
         num_ranks=cluster.num_workers,
-        cpus_per_rank=cluster.cpus_per_worker or 1.0,
-        gpus_per_rank=0.0 if cluster.use_cpu else gpus,
+        cpus_per_rank=cluster.cpus_per_worker or share,
+        gpus_per_rank=gpus,
         priority=cluster.priority,
     )
 
 
 def _run(cfg: RunConfig, folder: Path, decision: Decision, interruption: "_Interruption") -> Summary:
     started = time.monotonic()
-    plan = plan_of(cfg, has_gpus=any(node.gpus for node in nodes()))
+    plan = plan_of(cfg, nodes())
     reservation = reserve(plan, timeout=cfg.cluster.placement_timeout)
     group: TrainerGroup | None = None
     try:
@@ -319,7 +325,3 @@ def _listening() -> Iterator[_Interruption]:
 
 def _run_name(cfg: RunConfig) -> str:
     return cfg.output.run_name or str(cfg.output.output_dir)
-
-
-def _cpus_wanted(cfg: RunConfig) -> float:
-    return plan_of(cfg, has_gpus=False).cpus

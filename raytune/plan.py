@@ -25,7 +25,7 @@ def describe_plan(resolved: Resolved) -> str:
     check_built(cfg, "train")
     check_verb(cfg, "train")
     shapes, grows = _nodes(cfg)
-    plan = plan_of(cfg, has_gpus=any(shape.gpus for shape in shapes))
+    plan = plan_of(cfg, shapes)
     places = homes(plan, shapes, adds_nodes=grows)
     trainable, total, memory = _sizes(cfg)
     lines = [f"run        {plan.run}", f"engine     {choose_engine(cfg.cluster.engine, cfg.cluster.num_workers)}"]
@@ -46,7 +46,7 @@ def _nodes(cfg: RunConfig) -> tuple[list[NodeShape], bool]:
         return nodes(), adds_nodes()
     import torch
 
-    wanted = plan_of(cfg, has_gpus=False).cpus
+    wanted = plan_of(cfg, ()).cpus
     return [local_node(cfg.cluster, cpus=wanted, gpus=torch.cuda.device_count())], False
 
 
