@@ -15,6 +15,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from peft import PeftModel
+from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from raytune.config.run import RunConfig
@@ -281,7 +282,8 @@ class RankTrainer:
         # Joined rows waste nothing on padding; an attention that looks between them would eat the gain.
         self._joined = segments and self._max_tokens is not None
         # Noise and dropout are drawn for each sample by itself, also where samples begin alike.
-        self._share_prefixes = not self.cfg.train.neftune_noise_alpha and not self.cfg.adapter.lora_dropout
+        dropout = any(isinstance(module, nn.Dropout) and module.p > 0 for module in self.model.modules())
+        self._share_prefixes = not (dropout or self.cfg.train.neftune_noise_alpha)
 
     def _set_checkpointing(self) -> bool:
         wanted = self.cfg.precision.gradient_checkpointing
