@@ -3,6 +3,7 @@
 import logging
 import math
 import os
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -13,6 +14,8 @@ from raytune.errors import PlacementError
 
 # Ranks on one machine without a cluster beyond which a number is taken for a slip, not a wish.
 _LOCAL_CPUS_PER_CORE = 8
+# Ray sets it for what `ray job submit` runs, and copies its working directory into folders of this name.
+_JOB, _COPIES = "RAY_JOB_CONFIG_JSON_ENV_VAR", "working_dir_files"
 
 
 def connect(cfg: ClusterConfig, *, cpus: float) -> bool:
@@ -37,6 +40,11 @@ def connect(cfg: ClusterConfig, *, cpus: float) -> bool:
 def named_cluster(cfg: ClusterConfig) -> str | None:
     """Address of the cluster to use; None when there is none but a local one."""
     return cfg.ray_address or os.environ.get("RAY_ADDRESS")
+
+
+def is_in_jobs_copy(folder: Path) -> bool:
+    """Whether `folder` lies in the copy of a submitted job's working directory, which Ray deletes after the job."""
+    return _JOB in os.environ and folder.is_relative_to(Path.cwd()) and _COPIES in folder.parts
 
 
 def local_node(cfg: ClusterConfig, *, cpus: float, gpus: float = 0) -> NodeShape:

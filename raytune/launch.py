@@ -12,7 +12,7 @@ from pathlib import Path
 
 import ray
 
-from actors.cluster import connect
+from actors.cluster import connect, is_in_jobs_copy
 from actors.data import prepare_data
 from actors.group import TrainerGroup
 from actors.placement import NodeShape, Plan, make_plan, share_of_cpus
@@ -62,6 +62,12 @@ def train(resolved: Resolved) -> Summary:
     if cfg.output.log_level != "passive":
         configure(level=cfg.output.log_level)
     folder = Path(str(cfg.output.output_dir))
+    if is_in_jobs_copy(folder):
+        log.warning(
+            "output_dir %s lies in Ray's copy of the submitted folder, which goes with the job: set storage_path or an "
+            "absolute output_dir to keep the result",
+            folder,
+        )
     check_inputs(cfg)
     decision = decide_start(
         folder,

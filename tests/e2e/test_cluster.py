@@ -102,8 +102,11 @@ def test_a_job_goes_on_from_its_checkpoint_and_logs_the_losses_of_one_rank(out, 
     assert losses(out) == pytest.approx(losses(alone), abs=1e-4)
 
 
-def test_a_plan_that_does_not_fit_names_the_nodes(two_nodes, workdir, tmp_path):
-    done = two_nodes.submit(workdir, f"output_dir={tmp_path / 'out'}", "num_workers=3", "global_batch_size=9")
+def test_a_plan_that_does_not_fit_names_the_nodes_and_a_lost_output_is_foretold(two_nodes, workdir):
+    done = two_nodes.submit(workdir, "output_dir=saves/out", "num_workers=3", "global_batch_size=9")
+    warning = next(line for line in done.stdout.splitlines() if "Ray's copy of the submitted folder" in line)
+    assert re.search(r"output_dir /\S+/working_dir_files/\S+/saves/out lies", warning)
+    assert "storage_path" in warning
     assert done.returncode == 1
     error = next(line for line in done.stdout.splitlines() if "PlacementError" in line)
     assert "the run needs 3 CPUs, the cluster has 2" in error

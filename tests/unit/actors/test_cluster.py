@@ -1,8 +1,9 @@
 import os
+from pathlib import Path
 
 import pytest
 
-from actors.cluster import local_node, named_cluster
+from actors.cluster import is_in_jobs_copy, local_node, named_cluster
 from actors.placement import NodeShape
 from raytune.config.cluster import ClusterConfig
 from raytune.errors import PlacementError
@@ -34,3 +35,15 @@ def test_the_config_names_a_cluster_before_the_environment_does(monkeypatch):
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
     assert named_cluster(ClusterConfig()) == "10.0.0.1:6379"
     assert named_cluster(ClusterConfig(ray_address="10.0.0.2:6379")) == "10.0.0.2:6379"
+
+
+def test_only_a_jobs_copy_of_its_working_directory_is_lost(monkeypatch, tmp_path):
+    copy = tmp_path / "runtime_resources" / "working_dir_files" / "_ray_pkg_4f1c"
+    copy.mkdir(parents=True)
+    monkeypatch.chdir(copy)
+    assert not is_in_jobs_copy(copy / "saves")
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    assert is_in_jobs_copy(copy / "saves")
+    assert not is_in_jobs_copy(Path("/nfs/saves"))
+    monkeypatch.chdir(tmp_path)
+    assert not is_in_jobs_copy(tmp_path / "saves")
