@@ -10,9 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import ray
-
-from actors.cluster import connect, is_in_jobs_copy
+from actors.cluster import connected, is_in_jobs_copy
 from actors.data import prepare_data
 from actors.group import TrainerGroup
 from actors.placement import NodeShape, Plan, make_plan, share_of_cpus
@@ -43,6 +41,8 @@ from raytune.stages.state import TrainState, load_state
 log = get_logger(__name__)
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+# Seconds in which a second signal is an echo of the first: `timeout` sends one to the process and one to its group.
+_ECHO = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,12 +85,8 @@ def train(resolved: Resolved) -> Summary:
 
 
 def _on_cluster(cfg: RunConfig, folder: Path, decision: Decision, interruption: "_Interruption") -> Summary:
-    started_local = connect(cfg.cluster, cpus=plan_of(cfg, ()).cpus)
-    try:
+    with connected(cfg.cluster, cpus=plan_of(cfg, ()).cpus):
         return _run(cfg, folder, decision, interruption)
-    finally:
-        if started_local:
-            ray.shutdown()
 
 
 def _stopped(folder: Path) -> TrainError:
@@ -297,6 +293,7 @@ class _Interruption:
 
     def __init__(self) -> None:
         self.caught = False
+        self._first = 0.0
         self._saves = False
 
     def listen(self) -> None:
@@ -308,10 +305,14 @@ class _Interruption:
         if self.caught:
             raise KeyboardInterrupt
         self._saves = True
-        self.listen()  # again: Ray has put its own handler of SIGTERM in place
 
     def _catch(self, _number: int, _frame: object) -> None:
+        now = time.monotonic()
         again, self.caught = self.caught, True
+        if again and now - self._first < _ECHO:
+            return
+        if not again:
+            self._first = now
         if again or not self._saves:
             raise KeyboardInterrupt
         log.info("stopping after this step; press Ctrl-C again to end without saving")

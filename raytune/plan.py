@@ -1,7 +1,7 @@
 """`raytune plan`: what a run would need and where it would go, without starting anything."""
 
 from actors.autoscaling import adds_nodes
-from actors.cluster import connect, local_node, named_cluster
+from actors.cluster import connected, local_node, named_cluster
 from actors.placement import NodeShape, Plan, homes
 from actors.scheduler import nodes
 from raytune.config.load import Resolved
@@ -42,8 +42,8 @@ def describe_plan(resolved: Resolved) -> str:
 def _nodes(cfg: RunConfig) -> tuple[list[NodeShape], bool]:
     """Nodes of the cluster the run would use, and whether an autoscaler adds others; this machine without a cluster."""
     if named_cluster(cfg.cluster):
-        connect(cfg.cluster, cpus=0)
-        return nodes(), adds_nodes()
+        with connected(cfg.cluster, cpus=0):
+            return nodes(), adds_nodes()
     import torch
 
     wanted = plan_of(cfg, ()).cpus
