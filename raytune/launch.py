@@ -78,15 +78,10 @@ def train(resolved: Resolved) -> Summary:
     if decision.message:
         log.info(decision.message)
     try:
-        with _listening() as interruption:
-            return _on_cluster(cfg, folder, decision, interruption)
+        with _listening() as interruption, connected(cfg.cluster, cpus=plan_of(cfg, ()).cpus):
+            return _run(cfg, folder, decision, interruption)
     except KeyboardInterrupt:
         raise _stopped(folder) from None
-
-
-def _on_cluster(cfg: RunConfig, folder: Path, decision: Decision, interruption: "_Interruption") -> Summary:
-    with connected(cfg.cluster, cpus=plan_of(cfg, ()).cpus):
-        return _run(cfg, folder, decision, interruption)
 
 
 def _stopped(folder: Path) -> TrainError:
@@ -307,12 +302,11 @@ class _Interruption:
         self._saves = True
 
     def _catch(self, _number: int, _frame: object) -> None:
-        now = time.monotonic()
-        again, self.caught = self.caught, True
+        again, now = self.caught, time.monotonic()
         if again and now - self._first < _ECHO:
             return
         if not again:
-            self._first = now
+            self.caught, self._first = True, now
         if again or not self._saves:
             raise KeyboardInterrupt
         log.info("stopping after this step; press Ctrl-C again to end without saving")
