@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import ray
 
+from actors import copies
 from actors.files import Courier
 from raytune import log as raytune_log
 from raytune.config.run import RunConfig
@@ -50,6 +51,7 @@ class TrainerWorker:
         os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
         self._cfg, self._rank, self._world_size = cfg, rank, world_size
         self._courier = courier
+        copies.sweep()
         raytune_log.configure(rank=rank)
         self._recorder = _Recorder()
         logging.getLogger("raytune").addHandler(self._recorder)
