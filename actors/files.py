@@ -18,6 +18,8 @@ import ray
 from filelock import FileLock
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from actors import copies
+
 _PIECE = 64 * 1024 * 1024
 _DEADLINE = 600.0
 _FETCH_DEADLINE = 3600.0
@@ -89,9 +91,7 @@ class Courier:
         """Return `folder` where it can be seen from here, else a copy of it that all ranks of this node share."""
         if not self.away:
             return folder
-        kept = self._kept()
-        kept.mkdir(mode=0o700, exist_ok=True)
-        local = kept / hashlib.sha256(str(folder).encode()).hexdigest()[:16]
+        local = copies.claim(self.token) / hashlib.sha256(str(folder).encode()).hexdigest()[:16]
         with FileLock(f"{local}.lock", timeout=_FETCH_DEADLINE):
             if not local.exists():
                 partial = local.with_suffix(".partial")
@@ -105,7 +105,7 @@ class Courier:
         if not self.away:
             fill(folder)
             return
-        local = Path(tempfile.mkdtemp(prefix="raytune-"))
+        local = Path(tempfile.mkdtemp(dir=copies.claim(self.token)))
         try:
             fill(local)
             for path in sorted(p for p in local.rglob("*") if p.is_file()):
@@ -115,10 +115,7 @@ class Courier:
 
     def forget(self) -> None:
         """Delete what was fetched to this node."""
-        shutil.rmtree(self._kept(), ignore_errors=True)
-
-    def _kept(self) -> Path:
-        return Path(tempfile.gettempdir()) / f"raytune-{self.token}"
+        copies.forget(self.token)
 
 
 def _fetch(server: Any, folder: Path, local: Path) -> None:

@@ -15,7 +15,7 @@ from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from actors.files import Courier
-from actors.placement import Plan
+from actors.placement import Plan, num_threads
 from actors.trainer import TrainerWorker, died
 from raytune.config.run import RunConfig
 from raytune.data.batches import Position
@@ -69,9 +69,9 @@ class TrainerGroup:
             )
             self._workers.append(actor.remote(cfg, rank=rank, world_size=len(indices), courier=self._courier))
         self._nodes = [f"rank {rank}" for rank in range(len(indices))]
-        self._rendezvous(cfg)
+        self._rendezvous(cfg, [plan.bundles[index].cpus for index in indices])
 
-    def _rendezvous(self, cfg: RunConfig) -> None:
+    def _rendezvous(self, cfg: RunConfig, reserved: list[float]) -> None:
         """Connect the ranks at an address of rank 0's own node."""
         places = self._all("start", lambda w: w.where.remote(), timeout=_START_DEADLINE)
         self._nodes = [address for _, address, _ in places]
@@ -87,8 +87,9 @@ class TrainerGroup:
             0
         ]
         refs = []
-        for worker, (node, _, num_cpus) in zip(self._workers, places, strict=True):
-            threads = int(cluster.cpus_per_worker or max(num_cpus // ranks_on[node], 1))
+        counted = {node["NodeID"]: node["Resources"].get("CPU", 0) for node in ray.nodes()}
+        for worker, (node, _, cores), cpus in zip(self._workers, places, reserved, strict=True):
+            threads = num_threads(cpus, of_node=counted.get(node, 0), cores=cores)
             refs.append(worker.connect.remote(host, port, threads=threads, timeout=self._timeout))
         self._wait("join the process group", refs)
 

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from raytune.errors import PlacementError
 
+# Three times a third of a GPU is one.
+_ROUNDING = 1e-6
 NODE_TO_COME = "a node that the autoscaler would add"
 
 
@@ -72,6 +74,30 @@ def make_plan(
     """
     trainers = [Bundle("trainer", rank, cpus_per_rank, gpus_per_rank) for rank in range(num_ranks)]
     return Plan(run, tuple(trainers), priority)
+
+
+def share_of_cpus(nodes: Sequence[NodeShape], *, num_ranks: int, gpus_per_rank: float) -> int:
+    """The most CPUs that each of `num_ranks` can have with all of them placed; 1 when the nodes cannot hold them.
+
+    A node with GPUs is cut into as many parts as ranks fit on all of its GPUs: a run on some leaves the others theirs.
+    """
+
+    def num_places(cpus: int) -> int:
+        if gpus_per_rank == 0:
+            return sum(math.floor(node.cpus / cpus) for node in nodes)
+        parts = [(math.floor(node.gpus / gpus_per_rank + _ROUNDING), node.cpus) for node in nodes]
+        return sum(count for count, of_node in parts if count and of_node / count >= cpus)
+
+    largest = math.floor(max((node.cpus for node in nodes), default=1))
+    return next((cpus for cpus in range(largest, 1, -1) if num_places(cpus) >= num_ranks), 1)
+
+
+def num_threads(reserved: float, *, of_node: float, cores: int) -> int:
+    """Threads of a rank that reserved some of the CPUs which Ray counts on its node.
+
+    Args: reserved: CPUs of the rank. of_node: CPUs of its node, a count that nobody measures. cores: of the host.
+    """
+    return max(math.floor(reserved * min(cores / of_node, 1.0) + _ROUNDING), 1) if of_node else 1
 
 
 def place(plan: Plan, nodes: Sequence[NodeShape]) -> list[str]:

@@ -160,7 +160,7 @@ def _lacking(plan: Plan) -> PlacementError | None:
 
 def _too_late(reason: str, timeout: float, lacking: PlacementError | None) -> PlacementError:
     if lacking is None:
-        fix = "Wait for the holder, stop it, or raise placement_timeout."
+        fix = "Wait for the holder, stop it, lower cpus_per_worker, or raise placement_timeout."
         return PlacementError(f"the cluster stayed busy for {timeout:g} s: {reason}", fix=fix)
     fix = "Look with `ray status` whether the autoscaler may and can add such nodes, or raise placement_timeout."
     return PlacementError(f"the autoscaler added too few nodes within {timeout:g} s: {reason}", fix=fix)

@@ -9,15 +9,22 @@ from typing import TYPE_CHECKING
 
 import ray
 
+from actors import copies
 from actors.files import Courier
 from raytune import log as raytune_log
 from raytune.config.run import RunConfig
 from raytune.data.batches import Position
-from raytune.errors import TrainError
+from raytune.errors import PlacementError, TrainError
 
 if TYPE_CHECKING:
+    from torch.distributed import TCPStore
+
     from raytune.data.prepared import PreparedData
     from raytune.stages.rank import ModelFacts, RankSums
+
+
+# Rank 0 meets itself at the address, so this is soon done or never.
+_STORE_DEADLINE = datetime.timedelta(seconds=30)
 
 
 class _Recorder(logging.Handler):
@@ -44,6 +51,7 @@ class TrainerWorker:
         os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
         self._cfg, self._rank, self._world_size = cfg, rank, world_size
         self._courier = courier
+        copies.sweep()
         raytune_log.configure(rank=rank)
         self._recorder = _Recorder()
         logging.getLogger("raytune").addHandler(self._recorder)
@@ -55,10 +63,8 @@ class TrainerWorker:
 
     def open_store(self, address: str | None, port: int) -> tuple[str, int]:
         """Rank 0: open the rendezvous store; port 0 takes a free one. Returns where the others find it."""
-        from torch.distributed import TCPStore
-
         host = address or ray.util.get_node_ip_address()
-        self._store = TCPStore(host, port, self._world_size, is_master=True, wait_for_workers=False)
+        self._store = listen(host, port, self._world_size)
         return host, self._store.port
 
     def connect(self, host: str, port: int, *, threads: int, timeout: float) -> None:
@@ -112,6 +118,21 @@ class TrainerWorker:
         """Log lines since the last call."""
         lines, self._recorder.lines = self._recorder.lines, []
         return lines
+
+
+def listen(host: str, port: int, world_size: int) -> "TCPStore":
+    """Open the rendezvous store of all ranks in this process. Raises: PlacementError when it cannot be had there."""
+    from torch.distributed import DistNetworkError, TCPStore
+
+    try:
+        return TCPStore(host, port, world_size, is_master=True, wait_for_workers=False, timeout=_STORE_DEADLINE)
+    except DistNetworkError as error:
+        node = f"node {ray.util.get_node_ip_address()}"
+        if "EADDRINUSE" in str(error):
+            fix = "Set another master_port, or leave it out: then a free one is taken."
+            raise PlacementError(f"master_port {port} is in use", where=node, fix=fix) from None
+        fix = "Leave out master_addr and master_port: then the address of rank 0's node and a free port are taken."
+        raise PlacementError(f"the ranks cannot meet at {host}:{port}", where=node, fix=fix) from None
 
 
 def cause_of(error: BaseException) -> str:

@@ -5,17 +5,15 @@ config -> output folder -> cluster -> plan -> placement group -> trainer group +
 
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import ray
-
-from actors.cluster import connect
+from actors.cluster import connected, is_in_jobs_copy
 from actors.data import prepare_data
 from actors.group import TrainerGroup
-from actors.placement import Plan, make_plan
+from actors.placement import NodeShape, Plan, make_plan, share_of_cpus
 from actors.scheduler import nodes, release, reserve
 from raytune.config.load import Resolved, dump
 from raytune.config.paths import absolute_paths, is_shared
@@ -43,6 +41,8 @@ from raytune.stages.state import TrainState, load_state
 log = get_logger(__name__)
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+# Seconds in which a second signal is an echo of the first: `timeout` sends one to the process and one to its group.
+_ECHO = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +62,12 @@ def train(resolved: Resolved) -> Summary:
     if cfg.output.log_level != "passive":
         configure(level=cfg.output.log_level)
     folder = Path(str(cfg.output.output_dir))
+    if is_in_jobs_copy(folder):
+        log.warning(
+            "output_dir %s lies in Ray's copy of the submitted folder, which goes with the job: set storage_path or an "
+            "absolute output_dir to keep the result",
+            folder,
+        )
     check_inputs(cfg)
     decision = decide_start(
         folder,
@@ -72,19 +78,10 @@ def train(resolved: Resolved) -> Summary:
     if decision.message:
         log.info(decision.message)
     try:
-        with _listening() as interruption:
-            return _on_cluster(cfg, folder, decision, interruption)
+        with _listening() as interruption, connected(cfg.cluster, cpus=plan_of(cfg, ()).cpus):
+            return _run(cfg, folder, decision, interruption)
     except KeyboardInterrupt:
         raise _stopped(folder) from None
-
-
-def _on_cluster(cfg: RunConfig, folder: Path, decision: Decision, interruption: "_Interruption") -> Summary:
-    started_local = connect(cfg.cluster, cpus=_cpus_wanted(cfg))
-    try:
-        return _run(cfg, folder, decision, interruption)
-    finally:
-        if started_local:
-            ray.shutdown()
 
 
 def _stopped(folder: Path) -> TrainError:
@@ -118,24 +115,30 @@ def check_inputs(cfg: RunConfig) -> None:
         check_vocabulary(spells, Path(folder))
 
 
-def plan_of(cfg: RunConfig, *, has_gpus: bool) -> Plan:
-    """The bundles of a run; GPUs are taken where there are any, unless `use_cpu`."""
+def plan_of(cfg: RunConfig, shapes: Sequence[NodeShape]) -> Plan:
+    """The bundles of a run on nodes of these shapes; GPUs are taken where there are any, unless `use_cpu`.
+
+    Without nodes: what the run needs at least.
+    """
     cluster = cfg.cluster
     gpus = cluster.gpus_per_worker
     if gpus is None:
-        gpus = 1.0 if has_gpus and not cluster.use_cpu else 0.0
+        gpus = 1.0 if any(shape.gpus for shape in shapes) else 0.0
+    if cluster.use_cpu:
+        gpus = 0.0
+    share = share_of_cpus(shapes, num_ranks=cluster.num_workers, gpus_per_rank=gpus)
     return make_plan(
         _run_name(cfg),
         num_ranks=cluster.num_workers,
-        cpus_per_rank=cluster.cpus_per_worker or 1.0,
-        gpus_per_rank=0.0 if cluster.use_cpu else gpus,
+        cpus_per_rank=cluster.cpus_per_worker or share,
+        gpus_per_rank=gpus,
         priority=cluster.priority,
     )
 
 
 def _run(cfg: RunConfig, folder: Path, decision: Decision, interruption: "_Interruption") -> Summary:
     started = time.monotonic()
-    plan = plan_of(cfg, has_gpus=any(node.gpus for node in nodes()))
+    plan = plan_of(cfg, nodes())
     reservation = reserve(plan, timeout=cfg.cluster.placement_timeout)
     group: TrainerGroup | None = None
     try:
@@ -285,6 +288,7 @@ class _Interruption:
 
     def __init__(self) -> None:
         self.caught = False
+        self._first = 0.0
         self._saves = False
 
     def listen(self) -> None:
@@ -296,10 +300,13 @@ class _Interruption:
         if self.caught:
             raise KeyboardInterrupt
         self._saves = True
-        self.listen()  # again: Ray has put its own handler of SIGTERM in place
 
     def _catch(self, _number: int, _frame: object) -> None:
-        again, self.caught = self.caught, True
+        again, now = self.caught, time.monotonic()
+        if again and now - self._first < _ECHO:
+            return
+        if not again:
+            self.caught, self._first = True, now
         if again or not self._saves:
             raise KeyboardInterrupt
         log.info("stopping after this step; press Ctrl-C again to end without saving")
@@ -319,7 +326,3 @@ def _listening() -> Iterator[_Interruption]:
 
 def _run_name(cfg: RunConfig) -> str:
     return cfg.output.run_name or str(cfg.output.output_dir)
-
-
-def _cpus_wanted(cfg: RunConfig) -> float:
-    return plan_of(cfg, has_gpus=False).cpus

@@ -1,9 +1,8 @@
 """`raytune plan`: what a run would need and where it would go, without starting anything."""
 
-import os
-
-from actors.cluster import connect
-from actors.placement import NodeShape, Plan, place
+from actors.autoscaling import adds_nodes
+from actors.cluster import connected, local_node, named_cluster
+from actors.placement import NodeShape, Plan, homes
 from actors.scheduler import nodes
 from raytune.config.load import Resolved
 from raytune.config.rules import check_built, check_verb
@@ -25,12 +24,12 @@ def describe_plan(resolved: Resolved) -> str:
     cfg = resolved.config
     check_built(cfg, "train")
     check_verb(cfg, "train")
-    shapes = _nodes(cfg)
-    plan = plan_of(cfg, has_gpus=any(shape.gpus for shape in shapes))
-    homes = place(plan, shapes)
+    shapes, grows = _nodes(cfg)
+    plan = plan_of(cfg, shapes)
+    places = homes(plan, shapes, adds_nodes=grows)
     trainable, total, memory = _sizes(cfg)
     lines = [f"run        {plan.run}", f"engine     {choose_engine(cfg.cluster.engine, cfg.cluster.num_workers)}"]
-    lines += _bundle_lines(plan, homes)
+    lines += _bundle_lines(plan, places)
     lines += [
         f"batch      {rows_per_step(cfg.train, cfg.cluster.num_workers)} rows a step over all ranks",
         f"parameters {trainable:,} train of {total:,} ({100 * trainable / total:.2f} %)",
@@ -40,21 +39,20 @@ def describe_plan(resolved: Resolved) -> str:
     return "\n".join(lines)
 
 
-def _nodes(cfg: RunConfig) -> list[NodeShape]:
-    """Nodes of the cluster the run would use; this machine, with logical CPUs for the plan, when there is none."""
-    if cfg.cluster.ray_address or os.environ.get("RAY_ADDRESS"):
-        connect(cfg.cluster, cpus=0)
-        return nodes()
+def _nodes(cfg: RunConfig) -> tuple[list[NodeShape], bool]:
+    """Nodes of the cluster the run would use, and whether an autoscaler adds others; this machine without a cluster."""
+    if named_cluster(cfg.cluster):
+        with connected(cfg.cluster, cpus=0):
+            return nodes(), adds_nodes()
     import torch
 
-    gpus = torch.cuda.device_count()
-    local = plan_of(cfg, has_gpus=gpus > 0)
-    return [NodeShape("this machine", max(os.cpu_count() or 1, local.cpus), gpus)]
+    wanted = plan_of(cfg, ()).cpus
+    return [local_node(cfg.cluster, cpus=wanted, gpus=torch.cuda.device_count())], False
 
 
-def _bundle_lines(plan: Plan, homes: list[str]) -> list[str]:
+def _bundle_lines(plan: Plan, places: list[str]) -> list[str]:
     lines = []
-    for bundle, home in zip(plan.bundles, homes, strict=True):
+    for bundle, home in zip(plan.bundles, places, strict=True):
         gpus = f", {bundle.gpus:g} GPU" if bundle.gpus else ""
         lines.append(f"{bundle.role:<10} {bundle.rank}: {bundle.cpus:g} CPU{gpus} on {home}")
     return lines

@@ -28,7 +28,7 @@ class ClusterConfig(Group):
     ray_init_kwargs: Mapping | None = None
     """Further arguments of ray.init."""
     cpus_per_worker: float | None = Field(None, gt=0)
-    """Logical CPUs a rank reserves; null is chosen from the node."""
+    """CPUs a rank reserves, and threads it computes with; null is its share of a node."""
     gpus_per_worker: float | None = Field(None, ge=0)
     """GPUs a rank reserves; null is one where the cluster has any."""
     placement_timeout: float = Field(600, gt=0)

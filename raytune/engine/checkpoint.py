@@ -119,7 +119,8 @@ def damaged_files(folder: Path) -> list[str]:
 
 def write_json(path: Path, value: object) -> None:
     """Write JSON so that a reader sees the old file or the new one, never half of either."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    # Always the same name: what a killed run left of it, the next one replaces.
+    temporary = path.with_name(f".{path.name}")
     with temporary.open("w") as file:
         json.dump(value, file, indent=2, allow_nan=True)
         file.write("\n")

@@ -22,18 +22,18 @@ def identity_of(cfg: RunConfig) -> Identity:
     """
     flat = dump(cfg)
     keys = [*SUBJECT, "finetuning_type", *_VOCABULARY, "optim_args"]
-    found: dict[str, object] = {"optim": cfg.optim.optim.removesuffix("_fused")}
-    kind = cfg.optim.lr_scheduler_type
+    found: dict[str, object] = {"optim": flat["optim"].removesuffix("_fused")}
+    kind = flat["lr_scheduler_type"]
     found["lr_scheduler_type"] = kind if kind in _FOLLOW_A_METRIC else "a function of the step"
     if kind in _FOLLOW_A_METRIC:
         keys.append("lr_scheduler_kwargs")
-    match cfg.adapter.finetuning_type:
+    match flat["finetuning_type"]:
         case "lora":
             keys += ["adapter_name_or_path", "create_new_adapter"]
-            if cfg.adapter.create_new_adapter or not cfg.adapter.adapter_name_or_path:
+            if flat["create_new_adapter"] or not flat["adapter_name_or_path"]:
                 # Else the shape is that of the adapter that is trained on.
                 keys += _NEW_ADAPTER
-                found["lora_alpha"] = cfg.adapter.lora_alpha or 2 * cfg.adapter.lora_rank
+                found["lora_alpha"] = flat["lora_alpha"] or 2 * flat["lora_rank"]
         case "freeze":
             keys += _FREEZE
     return {key: _text(value) for key, value in ({key: flat[key] for key in keys} | found).items()}

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import nn
 
 from raytune.config.run import RunConfig
 from raytune.data.batches import PAD_MULTIPLE, Indices, Position, epoch_order, rows_per_step, split_batch
@@ -197,7 +198,8 @@ class RankTrainer:
         # Joined rows waste nothing on padding; an attention that looks between them would eat the gain.
         self._joined = segments and self._max_tokens is not None
         # Noise and dropout are drawn for each sample by itself, also where samples begin alike.
-        self._share_prefixes = not self.cfg.train.neftune_noise_alpha and not self.cfg.adapter.lora_dropout
+        dropout = any(isinstance(module, nn.Dropout) and module.p > 0 for module in self.model.modules())
+        self._share_prefixes = not (dropout or self.cfg.train.neftune_noise_alpha)
 
     def _largest_batch(self) -> int:
         """Tokens of the largest micro-batch."""

@@ -7,6 +7,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 import yaml
 
@@ -19,6 +20,13 @@ DEADLINE = 180.0
 def losses(folder: Path) -> list[float]:
     lines = (folder / "trainer_log.jsonl").read_text().splitlines()
     return [entry["loss"] for entry in map(json.loads, lines) if "loss" in entry]
+
+
+def wait_for(path: Path) -> None:
+    deadline = time.monotonic() + DEADLINE
+    while not path.exists():
+        assert time.monotonic() < deadline, f"{path} did not appear"
+        time.sleep(0.2)
 
 
 def bytes_between_nodes(log: str) -> tuple[int, int]:
@@ -102,8 +110,11 @@ def test_a_job_goes_on_from_its_checkpoint_and_logs_the_losses_of_one_rank(out, 
     assert losses(out) == pytest.approx(losses(alone), abs=1e-4)
 
 
-def test_a_plan_that_does_not_fit_names_the_nodes(two_nodes, workdir, tmp_path):
-    done = two_nodes.submit(workdir, f"output_dir={tmp_path / 'out'}", "num_workers=3", "global_batch_size=9")
+def test_a_plan_that_does_not_fit_names_the_nodes_and_a_lost_output_is_foretold(two_nodes, workdir):
+    done = two_nodes.submit(workdir, "output_dir=saves/out", "num_workers=3", "global_batch_size=9")
+    warning = next(line for line in done.stdout.splitlines() if "Ray's copy of the submitted folder" in line)
+    assert re.search(r"output_dir /\S+/working_dir_files/\S+/saves/out lies", warning)
+    assert "storage_path" in warning
     assert done.returncode == 1
     error = next(line for line in done.stdout.splitlines() if "PlacementError" in line)
     assert "the run needs 3 CPUs, the cluster has 2" in error
@@ -113,16 +124,27 @@ def test_a_plan_that_does_not_fit_names_the_nodes(two_nodes, workdir, tmp_path):
     assert "Traceback" not in done.stdout
 
 
+def test_copies_that_a_killed_driver_left_on_the_other_node_go_with_the_next_run(two_nodes, workdir, tmp_path):
+    killed = tmp_path / "killed"
+    two_nodes.submit(workdir, "num_train_epochs=100000", "save_strategy=no", f"output_dir={killed}", wait=False)
+    wait_for(killed / "trainer_log.jsonl")
+    (driver,) = (p for p in psutil.process_iter(["cmdline"]) if f"output_dir={killed}" in (p.info["cmdline"] or ()))
+    driver.kill()
+    driver.wait(DEADLINE)
+    left = set(two_nodes.second_tmp.glob("raytune-*"))
+    assert len(left) == 1
+    done = two_nodes.submit(workdir, f"output_dir={tmp_path / 'next'}")
+    assert done.returncode == 0, done.stdout
+    assert not list(two_nodes.second_tmp.glob("raytune-*"))
+
+
 def test_a_busy_cluster_names_the_holder_and_a_stopped_job_saves(two_nodes, workdir, tmp_path):
     held = tmp_path / "held"
     long = ("num_train_epochs=100000", "save_strategy=no", "run_name=holder", f"output_dir={held}")
     submitted = two_nodes.submit(workdir, *long, wait=False).stdout
     job_id = re.search(r"raysubmit_\w+", submitted)
     assert job_id, submitted
-    deadline = time.monotonic() + DEADLINE
-    while not (held / "trainer_log.jsonl").exists():
-        assert time.monotonic() < deadline, two_nodes.job("logs", job_id[0])
-        time.sleep(0.2)
+    wait_for(held / "trainer_log.jsonl")
     try:
         waiting = two_nodes.submit(workdir, f"output_dir={tmp_path / 'waiting'}", "placement_timeout=3")
     finally:

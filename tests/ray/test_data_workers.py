@@ -72,22 +72,23 @@ def test_one_and_two_workers_write_the_same_bytes(tmp_path: Path, model: Path) -
 
 
 def test_a_cache_hit_starts_nothing(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    cfg = config(tmp_path, model)
+    cfg = config(tmp_path, model, preprocessing_num_workers=1)
     first = prepare_data(cfg)
     monkeypatch.setattr(actors_data, "WorkerPool", lambda *_: pytest.fail("workers were started"))
     assert prepare_data(cfg) == first
 
 
 def test_a_damaged_cache_is_made_anew(tmp_path: Path, model: Path) -> None:
-    first = prepare_data(config(tmp_path, model, preprocessing_num_workers=1))
+    cfg = config(tmp_path, model, preprocessing_num_workers=1)
+    first = prepare_data(cfg)
     wanted = bytes_of(first.root)
     (first.root / "train" / "block-00000.arrow").unlink()
-    assert bytes_of(prepare_data(config(tmp_path, model)).root) == wanted
+    assert bytes_of(prepare_data(cfg).root) == wanted
 
 
 def test_tokenized_path_is_written_and_then_read_without_the_data(tmp_path: Path, model: Path) -> None:
     kept = tmp_path / "kept"
-    first = prepare_data(config(tmp_path, model, tokenized_path=str(kept)))
+    first = prepare_data(config(tmp_path, model, preprocessing_num_workers=1, tokenized_path=str(kept)))
     assert first.root == kept
     assert prepare_data(config(tmp_path, model, rows=3, tokenized_path=str(kept))) == first
 

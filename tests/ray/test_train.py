@@ -1,50 +1,17 @@
-"""Whole runs on a real Ray with a tiny model: ranks and engines agree, interrupted runs end with the same bytes."""
+"""Whole runs on a real Ray with a tiny model: what they leave, and ranks and engines that agree."""
 
 import json
-import shutil
-import signal
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
-from raytune.config.load import load_config
 from raytune.engine.checkpoint import CheckpointStore
-from raytune.errors import ConfigError, PlacementError, TrainError
-from raytune.launch import Summary, train
-from tests.helpers.processes import finish, start_cli, wait_for
-from tests.helpers.runs import run_keys
+from raytune.errors import PlacementError, TrainError
+from raytune.launch import Summary
+from tests.helpers.trained import LONG, WEIGHTS, cut_after, losses, run
 
 pytestmark = pytest.mark.usefixtures("ray_local")
-
-WEIGHTS = "adapter_model.safetensors"
-
-
-def run(folder: Path, **keys: Any) -> Summary:
-    return train(load_config(run_keys(folder, **keys)))
-
-
-def losses(folder: Path) -> list[float]:
-    lines = (folder / "trainer_log.jsonl").read_text().splitlines()
-    return [entry["loss"] for entry in map(json.loads, lines) if "loss" in entry]
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Model, data and cache that the runs of this file share."""
-    folder = tmp_path_factory.mktemp("runs")
-    run_keys(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def whole(home: Path, ray_local: None) -> Path:
-    """A run of 30 steps (ten epochs of three) that nothing disturbed; every third step was saved."""
-    return run(home, num_train_epochs=10, save_steps=3, output_dir=str(home / "whole")).folder
-
-
-LONG = {"num_train_epochs": 10, "save_steps": 3}
 
 
 def test_a_run_leaves_what_it_promises(home):
@@ -85,102 +52,34 @@ def test_a_run_leaves_what_it_promises(home):
     assert results["num_input_tokens_seen"] > 0
 
 
-@pytest.mark.parametrize(("engine", "method"), [("ddp", "lora"), ("fsdp2", "lora"), ("ddp", "full"), ("fsdp2", "full")])
-def test_two_ranks_log_the_losses_of_one(home, engine, method):
-    keys = {"finetuning_type": method, "val_size": 4, "eval_strategy": "epoch", "learning_rate": 0.001}
-    one = run(home, **keys, output_dir=str(home / f"one-{method}"), overwrite_output_dir=True)
-    two = run(home, **keys, output_dir=str(home / f"{engine}-{method}"), num_workers=2, engine=engine)
+@pytest.fixture(scope="module", params=["lora", "full"])
+def alone(request: pytest.FixtureRequest, home: Path) -> tuple[dict[str, Any], Summary]:
+    """Keys of a run with evaluation, and that run on one rank."""
+    keys = {"finetuning_type": request.param, "val_size": 4, "eval_strategy": "epoch", "learning_rate": 0.001}
+    return keys, run(home, **keys, output_dir=str(home / f"one-{request.param}"))
+
+
+@pytest.mark.parametrize("engine", ["ddp", "fsdp2"])
+def test_two_ranks_log_the_losses_of_one(home, alone, engine):
+    keys, one = alone
+    folder = home / f"{engine}-{keys['finetuning_type']}"
+    two = run(home, **keys, output_dir=str(folder), num_workers=2, engine=engine)
     assert len(losses(one.folder)) == 3
     assert losses(two.folder) == pytest.approx(losses(one.folder), abs=1e-4)
     assert two.results["eval"]["eval_loss"] == pytest.approx(one.results["eval"]["eval_loss"], abs=1e-4)
 
 
-@pytest.mark.parametrize("step", [3, 15])
-def test_resuming_at_an_epochs_end_gives_the_same_bytes(home, whole, step):
-    """A checkpoint every three steps is one at every epoch's end."""
-    cut = home / f"cut-{step}"
-    shutil.copytree(whole, cut)
-    store = CheckpointStore(cut)
-    for other in store.steps():
-        if other > step:
-            shutil.rmtree(store.path(other))
-    (cut / WEIGHTS).unlink()
-    run(home, **LONG, output_dir=str(cut))
-    assert (cut / WEIGHTS).read_bytes() == (whole / WEIGHTS).read_bytes()
-    assert losses(cut) == losses(whole)
-
-
-def test_another_adapter_shape_is_refused_before_anything_starts(home, whole):
-    with pytest.raises(ConfigError, match=r"lora_rank was 4, is now 8.* set back what changed"):
-        run(home, **LONG, lora_rank=8, output_dir=str(whole))
-
-
-def test_a_killed_driver_goes_on_and_ends_with_the_same_bytes(home, whole):
-    folder = home / "killed"
-    process = start_cli(home, **LONG, output_dir=str(folder))
-    wait_for(folder / "checkpoint-6", process)
-    process.send_signal(signal.SIGKILL)
-    finish(process)
-    assert not (folder / WEIGHTS).exists()
-    process = start_cli(home, **LONG, output_dir=str(folder))
-    error = finish(process)
-    assert process.returncode == 0, error
-    assert "resuming from" in error
-    assert (folder / WEIGHTS).read_bytes() == (whole / WEIGHTS).read_bytes()
-
-
-def test_a_killed_rank_ends_the_run_with_its_name_and_a_second_run_finishes_it(home):
-    reference = run(home, **LONG, output_dir=str(home / "two"), num_workers=2).folder
-    folder = home / "two-killed"
-    process = start_cli(home, **LONG, output_dir=str(folder), num_workers=2)
-    wait_for(folder / "checkpoint-6", process)
-    ranks = [
-        child
-        for child in psutil.Process(process.pid).children(recursive=True)
-        if "TrainerWorker" in " ".join(child.cmdline())
-    ]
-    assert len(ranks) == 2
-    ranks[1].kill()
-    error = finish(process)
-    assert process.returncode == 1
-    assert error.strip().splitlines()[-1].startswith("TrainError: rank "), error
-    assert "its process died" in error
-    assert "Run the same command again" in error
-    run(home, **LONG, output_dir=str(folder), num_workers=2)
-    assert (folder / WEIGHTS).read_bytes() == (reference / WEIGHTS).read_bytes()
-
-
 @pytest.mark.parametrize(("before", "after"), [("single", "fsdp2"), ("fsdp2", "single"), ("ddp", "single")])
-def test_the_number_of_ranks_may_change_between_save_and_resume(home, whole, before, after):
+def test_the_number_of_ranks_may_change_between_save_and_resume(home, whole, whole_of_two, before, after):
     ranks = {"single": 1, "ddp": 2, "fsdp2": 2}
-    folder = home / f"{before}-{after}"
-    run(
-        home,
-        **LONG,
-        max_steps=15,
-        lr_scheduler_type="constant",
-        output_dir=str(folder),
-        num_workers=ranks[before],
-        engine=before,
-    )
-    run(home, **LONG, lr_scheduler_type="constant", output_dir=str(folder), num_workers=ranks[after], engine=after)
-    steady = home / "constant"
-    if not steady.exists():
-        run(home, **LONG, lr_scheduler_type="constant", output_dir=str(steady))
-    assert losses(folder) == pytest.approx(losses(steady), abs=1e-4)
-
-
-def test_ctrl_c_saves_and_says_how_to_go_on(home, whole):
-    folder = home / "stopped"
-    process = start_cli(home, **LONG, output_dir=str(folder))
-    wait_for(folder / "checkpoint-3", process)
-    process.send_signal(signal.SIGINT)
-    error = finish(process)
-    assert process.returncode == 1
-    assert "The same command goes on from there" in error
-    assert "Traceback" not in error
-    run(home, **LONG, output_dir=str(folder))
-    assert (folder / WEIGHTS).read_bytes() == (whole / WEIGHTS).read_bytes()
+    if before == "fsdp2":
+        first = run(home, **LONG, output_dir=str(home / before), num_workers=2, engine=before).folder
+    else:
+        first = whole if before == "single" else whole_of_two
+    folder = cut_after(15, first, home / f"{before}-{after}")
+    run(home, **LONG, output_dir=str(folder), num_workers=ranks[after], engine=after)
+    assert len(losses(folder)) == 30
+    assert losses(folder) == pytest.approx(losses(whole), abs=1e-4)
 
 
 def test_the_best_model_is_the_published_one(home):

@@ -223,6 +223,15 @@ def test_the_other_verbs_say_what_they_lack(refused, home, words, code, expected
     assert expected in refused(*[home / word if word == "run.yaml" else word for word in words], code=code)
 
 
+@pytest.mark.parametrize("verb", ["plan", "train"])
+def test_plan_refuses_the_ranks_that_a_launch_refuses(refused, home, tmp_path, verb):
+    said = refused(
+        verb, home / "run.yaml", "num_workers=5000", "global_batch_size=5000", f"output_dir={tmp_path / 'out'}", code=1
+    )
+    assert "PlacementError: the run needs 5000 CPUs, this machine has" in said
+    assert "Lower num_workers or cpus_per_worker" in said
+
+
 BROKEN = [{"instruction": "a", "input": "", "output": "b"}, {"instruction": "a", "input": "", "output": 3}]
 
 

@@ -35,8 +35,8 @@ def test_a_second_autoscaler_marks_its_nodes():
 
 
 def test_ray_still_has_these_names():
-    raylet = ray._raylet
-    assert autoscaling._FLAG == raylet.GCS_AUTOSCALER_V2_ENABLED_KEY
-    assert autoscaling._FLAG_NAMESPACE == raylet.GCS_AUTOSCALER_STATE_NAMESPACE
-    assert autoscaling._NODE_GROUP == raylet.RAY_NODE_GROUP_KEY
+    raylet = vars(ray._raylet)
+    assert raylet["GCS_AUTOSCALER_V2_ENABLED_KEY"] == autoscaling._FLAG
+    assert raylet["GCS_AUTOSCALER_STATE_NAMESPACE"] == autoscaling._FLAG_NAMESPACE
+    assert raylet["RAY_NODE_GROUP_KEY"] == autoscaling._NODE_GROUP
     assert autoscaling._REPORT == ray_constants.DEBUG_AUTOSCALING_STATUS

@@ -22,7 +22,6 @@ ONLOOKERS = {
     "raytune/chat.py",
     "raytune/data/inputs.py",
     "raytune/data/show.py",
-    "raytune/engine/identity.py",
     "raytune/export/merge.py",
     "raytune/launch.py",
     "raytune/plan.py",
