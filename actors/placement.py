@@ -67,13 +67,29 @@ def make_plan(
     cpus_per_rank: float,
     gpus_per_rank: float,
     priority: int = 0,
+    others: Sequence[Bundle] = (),
 ) -> Plan:
-    """Bundles of a supervised run: its trainer ranks.
+    """Bundles of a run: its trainer ranks, and those of the roles beside them (`others`).
 
     Data workers hold none: they run beside the ranks, which wait for them, and are gone before the first step.
     """
     trainers = [Bundle("trainer", rank, cpus_per_rank, gpus_per_rank) for rank in range(num_ranks)]
-    return Plan(run, tuple(trainers), priority)
+    return Plan(run, (*trainers, *others), priority)
+
+
+def room_beside(nodes: Sequence[NodeShape], others: Sequence[Bundle]) -> list[NodeShape]:
+    """What `others` leave of the nodes; the nodes as they are where others do not fit, which `place` will say."""
+    if not others:
+        return list(nodes)
+    try:
+        homes = place(Plan("others", tuple(others)), nodes)
+    except PlacementError:
+        return list(nodes)
+    taken: dict[str, list[float]] = {node.name: [0.0, 0.0] for node in nodes}
+    for bundle, home in zip(others, homes, strict=True):
+        taken[home][0] += bundle.cpus
+        taken[home][1] += bundle.gpus
+    return [NodeShape(node.name, node.cpus - taken[node.name][0], node.gpus - taken[node.name][1]) for node in nodes]
 
 
 def share_of_cpus(nodes: Sequence[NodeShape], *, num_ranks: int, gpus_per_rank: float) -> int:

@@ -13,8 +13,9 @@ from pathlib import Path
 from actors.cluster import connected, is_in_jobs_copy
 from actors.data import prepare_data
 from actors.group import TrainerGroup
-from actors.placement import NodeShape, Plan, make_plan, share_of_cpus
+from actors.placement import Bundle, NodeShape, Plan, make_plan, room_beside, share_of_cpus
 from actors.scheduler import nodes, release, reserve
+from raytune.config.checks.reinforcement import learns_from_answers
 from raytune.config.load import Resolved, dump
 from raytune.config.paths import absolute_paths, is_shared
 from raytune.config.rules import check_built, check_verb
@@ -33,7 +34,7 @@ from raytune.models.folder import adapter_path, check_config, check_weights
 from raytune.monitors.base import Entry
 from raytune.monitors.build import build_monitors
 from raytune.monitors.model_card import write_model_card
-from raytune.monitors.plot import plot_loss
+from raytune.monitors.plot import plot_loss, plot_reward
 from raytune.stages.loop import Loop, LoopPlan
 from raytune.stages.schedule import plan_loop
 from raytune.stages.state import TrainState, load_state
@@ -79,7 +80,8 @@ def train(resolved: Resolved) -> Summary:
         log.info(decision.message)
     try:
         with _listening() as interruption, connected(cfg.cluster, cpus=plan_of(cfg, ()).cpus):
-            return _run(cfg, folder, decision, interruption)
+            run = _run_answers if learns_from_answers(cfg) else _run
+            return run(cfg, folder, decision, interruption)
     except KeyboardInterrupt:
         raise _stopped(folder) from None
 
@@ -126,14 +128,67 @@ def plan_of(cfg: RunConfig, shapes: Sequence[NodeShape]) -> Plan:
         gpus = 1.0 if any(shape.gpus for shape in shapes) else 0.0
     if cluster.use_cpu:
         gpus = 0.0
-    share = share_of_cpus(shapes, num_ranks=cluster.num_workers, gpus_per_rank=gpus)
+    others = _roles_beside(cfg, gpus=gpus > 0)
+    share = share_of_cpus(room_beside(shapes, others), num_ranks=cluster.num_workers, gpus_per_rank=gpus)
     return make_plan(
         _run_name(cfg),
         num_ranks=cluster.num_workers,
         cpus_per_rank=cluster.cpus_per_worker or share,
         gpus_per_rank=gpus,
         priority=cluster.priority,
+        others=others,
     )
+
+
+def _roles_beside(cfg: RunConfig, *, gpus: bool) -> list[Bundle]:
+    """Rollout replicas and reward workers of a run that learns from its own answers."""
+    if not learns_from_answers(cfg):
+        return []
+    drawing = cfg.generation
+    size = float(drawing.rollout_tp_size) if gpus else 0.0
+    replicas = [Bundle("rollout", rank, drawing.rollout_cpus, size) for rank in range(drawing.num_rollouts)]
+    return [*replicas, *(Bundle("reward", rank, 1.0, 0.0) for rank in range(drawing.num_reward_workers))]
+
+
+def _run_answers(cfg: RunConfig, folder: Path, decision: Decision, interruption: "_Interruption") -> Summary:
+    """A run that learns from its own answers, from the reservation to its result."""
+    from raytune import launch_rl
+
+    plan = plan_of(cfg, nodes())
+    reservation = reserve(plan, timeout=cfg.cluster.placement_timeout)
+    state = load_state(decision.checkpoint) if decision.checkpoint else TrainState()
+
+    @contextmanager
+    def claim() -> Iterator[None]:
+        with claim_output(folder, identity_of(cfg), decision), writes_to(folder):
+            write_json(folder / "resolved_config.json", dump(cfg))
+            yield
+
+    try:
+        finished = launch_rl.run(
+            cfg,
+            folder,
+            plan,
+            reservation,
+            state=state,
+            checkpoint=decision.checkpoint,
+            shared=_all_nodes_see(cfg, folder, decision),
+            claim=claim,
+            interrupted=lambda: interruption.caught,
+            save_from_now_on=interruption.save_from_now_on,
+            publish=lambda group, checkpoints: _publish(cfg, folder, group, checkpoints, state),
+        )
+    finally:
+        release(reservation)
+    if not finished:
+        return Summary(folder, True, {})
+    results = {"train": _train_results(state, epoch=state.log_history[-1]["epoch"] if state.log_history else 0.0)}
+    write_results(folder, results)
+    state.save(folder)
+    if cfg.output.plot_loss:
+        plot_reward(state.log_history, folder / "training_reward.png")
+    _card(cfg, folder, results)
+    return Summary(folder, False, results)
 
 
 def _run(cfg: RunConfig, folder: Path, decision: Decision, interruption: "_Interruption") -> Summary:
@@ -251,9 +306,17 @@ def _publish(
 
 
 def _results(state: TrainState, plan: LoopPlan) -> dict[str, Entry]:
+    results = {"train": _train_results(state, epoch=state.epoch(plan.num_rows))}
+    evaluations = [entry for entry in state.log_history if "eval_loss" in entry]
+    if evaluations:
+        results["eval"] = {key: value for key, value in evaluations[-1].items() if key.startswith(("eval_", "epoch"))}
+    return results
+
+
+def _train_results(state: TrainState, *, epoch: float) -> Entry:
     seconds = max(state.elapsed, 1e-9)
-    train: Entry = {
-        "epoch": round(state.epoch(plan.num_rows), 4),
+    return {
+        "epoch": round(epoch, 4),
         "train_loss": state.loss_sum / max(state.step, 1),
         "train_runtime": round(state.elapsed, 4),
         "train_samples_per_second": round(state.num_rows / seconds, 3),
@@ -261,11 +324,6 @@ def _results(state: TrainState, plan: LoopPlan) -> dict[str, Entry]:
         "train_tokens_per_second": round(state.num_tokens / seconds, 3),
         "num_input_tokens_seen": state.num_tokens,
     }
-    results = {"train": train}
-    evaluations = [entry for entry in state.log_history if "eval_loss" in entry]
-    if evaluations:
-        results["eval"] = {key: value for key, value in evaluations[-1].items() if key.startswith(("eval_", "epoch"))}
-    return results
 
 
 def _card(cfg: RunConfig, folder: Path, results: dict[str, Entry]) -> None:

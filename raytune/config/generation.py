@@ -1,10 +1,10 @@
 """Rollout actors: how many, where, and how far ahead of the trainer."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
-from raytune.config.base import Group
+from raytune.config.base import Group, NotBuilt
 
 
 class GenerationConfig(Group):
@@ -26,7 +26,7 @@ class GenerationConfig(Group):
     """Memory of a replica for keys and values on a CPU, in GiB."""
     max_num_seqs: int = Field(64, ge=1)
     """Answers that a replica draws at once."""
-    placement: Literal["auto", "colocated", "disaggregated"] = "auto"
+    placement: Annotated[Literal["auto", "colocated", "disaggregated"], NotBuilt(("colocated",))] = "auto"
     """Whether trainer and replicas take turns on the same devices or have their own."""
     max_staleness: int = Field(0, ge=0)
     """How many versions the weights that drew an answer may be behind those that learn from it."""

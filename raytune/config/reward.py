@@ -1,6 +1,6 @@
 """What scores an answer."""
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 from pydantic import Field
 
@@ -8,8 +8,6 @@ from raytune.config.base import Floats, Group, Names
 
 
 class RewardConfig(Group):
-    built: ClassVar[bool] = False
-
     reward_funcs: Names = ()
     """Functions that score answers: built-in names, package.module:function or file.py:function."""
     reward_weights: Floats = ()
