@@ -144,10 +144,9 @@ def _roles_beside(cfg: RunConfig, *, gpus: bool) -> list[Bundle]:
     """Rollout replicas and reward workers of a run that learns from its own answers."""
     if not learns_from_answers(cfg):
         return []
-    drawing = cfg.generation
-    size = float(drawing.rollout_tp_size) if gpus else 0.0
-    replicas = [Bundle("rollout", rank, drawing.rollout_cpus, size) for rank in range(drawing.num_rollouts)]
-    return [*replicas, *(Bundle("reward", rank, 1.0, 0.0) for rank in range(drawing.num_reward_workers))]
+    cpus, size = cfg.generation.rollout_cpus, 1.0 if gpus else 0.0
+    replicas = [Bundle("rollout", rank, cpus, size) for rank in range(cfg.generation.num_rollouts)]
+    return [*replicas, *(Bundle("reward", rank, 1.0, 0.0) for rank in range(cfg.generation.num_reward_workers))]
 
 
 def _run_answers(cfg: RunConfig, folder: Path, decision: Decision, interruption: "_Interruption") -> Summary:
@@ -165,18 +164,15 @@ def _run_answers(cfg: RunConfig, folder: Path, decision: Decision, interruption:
             yield
 
     try:
-        finished = launch_rl.run(
-            cfg,
-            folder,
-            plan,
-            reservation,
-            state=state,
-            checkpoint=decision.checkpoint,
-            shared=_all_nodes_see(cfg, folder, decision),
+        ends = launch_rl.Ends(
             claim=claim,
+            publish=lambda group, checkpoints: _publish(cfg, folder, group, checkpoints, state),
             interrupted=lambda: interruption.caught,
             save_from_now_on=interruption.save_from_now_on,
-            publish=lambda group, checkpoints: _publish(cfg, folder, group, checkpoints, state),
+        )
+        shared = _all_nodes_see(cfg, folder, decision)
+        finished = launch_rl.run(
+            cfg, folder, plan, reservation, state=state, checkpoint=decision.checkpoint, shared=shared, ends=ends
         )
     finally:
         release(reservation)

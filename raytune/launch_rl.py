@@ -6,7 +6,7 @@ plan -> placement group -> trainer ranks + data | rollout replicas + router | re
 import time
 import uuid
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,20 +48,35 @@ from raytune.stages.state import TrainState
 log = get_logger(__name__)
 
 ALGORITHM = "algorithm.json"
-# An answer may begin with a prompt of any length up to cutoff_len; replicas hold both.
-_STOP_DEADLINE = 10.0
+# Beyond the router's own deadline, for its answer to arrive.
+_GRACE = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Ends:
+    """What the launch of any run provides.
+
+    Args: claim: context in which the output folder is this run's. publish: puts the finished weights into it.
+    interrupted: whether to save and end. save_from_now_on: told before the first step.
+    """
+
+    claim: Callable[[], AbstractContextManager[None]]
+    publish: Callable[[PolicyGroup, CheckpointStore], None]
+    interrupted: Callable[[], bool]
+    save_from_now_on: Callable[[], None]
 
 
 @dataclass
 class Roles:
-    """The actors of a run, from the reservation to the end."""
+    """The actors of a run and the sizes they agreed on."""
 
-    cfg: RunConfig
-    plan: Plan
-    placement: PlacementGroup
-
-    def place(self, index: int) -> PlacementGroupSchedulingStrategy:
-        return PlacementGroupSchedulingStrategy(self.placement, placement_group_bundle_index=index)
+    policy: PolicyGroup
+    rewards: RewardPool
+    rollouts: Gatherer
+    weights: WeightPublisher
+    store: RowStore
+    total_steps: int
+    prompts_per_step: int
 
 
 def run(
@@ -73,18 +88,11 @@ def run(
     state: TrainState,
     checkpoint: Path | None,
     shared: bool,
-    claim: Callable[[], Any],
-    interrupted: Callable[[], bool],
-    save_from_now_on: Callable[[], None],
-    publish: Callable[[PolicyGroup, CheckpointStore], None],
+    ends: Ends,
 ) -> bool:
-    """Train to the end of a run whose resources are reserved. Returns False when it was interrupted.
-
-    Args: claim: context in which the output folder is this run's. publish: puts the finished weights into it.
-    """
+    """Train to the end of a run whose resources are reserved. Returns False when it was interrupted."""
     started = time.monotonic()
     algorithm = algorithm_of(cfg)
-    roles = Roles(cfg, plan, placement)
     with ExitStack() as closing:
         policy = PolicyGroup(
             cfg,
@@ -96,95 +104,127 @@ def run(
             minibatches=cfg.rl.num_mini_batches,
         )
         closing.callback(policy.shutdown)
-        building = policy.build(checkpoint)
-        replicas = _start_replicas(roles)
-        closing.callback(_kill, replicas)
-        router = start_router(replicas, target=0)
-        closing.callback(_kill, [router])
-        starting = router.start.remote(cfg.generation.rollout_start_timeout)
-        data = prepare_data(cfg)
-        store = _prompts(data)
-        rewards = _start_rewards(roles, store)
-        closing.callback(rewards.close)
-        prompts_per_step = rows_per_step(cfg.train, cfg.cluster.num_workers) * cfg.rl.ppo_buffer_size
-        total = planned_steps(cfg.train, len(store), prompts_per_step)
-        longest = int(store.lengths.max()) + cfg.sampling.max_new_tokens
-        updates = total * cfg.rl.ppo_epochs * cfg.rl.num_mini_batches
-        facts = policy.start_policy(building, total_steps=updates, longest=longest)
-        policy.relay_log()
-        _wait(starting, cfg.generation.rollout_start_timeout + _STOP_DEADLINE, "the rollout replicas to start")
-        weights = WeightPublisher(
-            policy.workers,
-            replicas,
-            WeightSettings(uuid.uuid4().hex[:12], kind="merged", dtype=_rollout_dtype(cfg)),
-            router=router,
-        )
-        closing.callback(weights.close)
-        rollouts = Gatherer(router, rewards)
-        number, again = state.prompts
-        source = PromptSource(
-            store,
-            seed=cfg.train.seed if cfg.train.data_seed is None else cfg.train.data_seed,
-            limit=prompt_limit(cfg.train, len(store)),
-            shuffle=not cfg.train.disable_shuffling,
-            cursor=PromptCursor(number, again),
-        )
-        log.info(
-            "%s: %s prompts, %s x %s answers a step, %s steps; %s of %s parameters train; %s x %s on %s, %s replicas",
-            cfg.train.stage,
-            len(store),
-            prompts_per_step,
-            cfg.rl.num_generations,
-            total,
-            f"{facts.num_trainable:,}",
-            f"{facts.num_parameters:,}",
-            facts.engine,
-            cfg.cluster.num_workers,
-            facts.device,
-            cfg.generation.num_rollouts,
-        )
+        roles = _start(cfg, plan, placement, policy, checkpoint, closing)
         log.info("%s", algorithm.summary())
         log.info("ready after %.1f s", time.monotonic() - started)
-        with claim():
+        with ends.claim():
             write_json(folder / ALGORITHM, algorithm.numbers())
             checkpoints = CheckpointStore(folder)
             checkpoints.drop_after(state.step)
-            monitors = build_monitors(cfg.output, folder, history=state.log_history, total_steps=total, done=state.step)
-            transcripts = TranscriptWriter(folder, done=state.step)
-            try:
-                save_from_now_on()
-                loop = ReinforceLoop(
-                    ReinforcePlan(
-                        total,
-                        prompts_per_step,
-                        cfg.rl.num_generations,
-                        len(store),
-                        _sampling(cfg),
-                        max_staleness=cfg.generation.max_staleness,
-                        max_rounds=cfg.rl.max_sampling_rounds,
-                        timeout=cfg.generation.rollout_timeout,
-                    ),
-                    cfg.output,
-                    source=source,
-                    rollouts=rollouts,
-                    policy=policy,
-                    weights=weights,
-                    experience=_experience(cfg, policy, algorithm, state),
-                    keeps=_keeps(cfg, algorithm),
-                    transcribe=Transcriber(transcripts, rewards.decoder, every=cfg.rl.transcript_steps),
-                    monitor=monitors,
-                    checkpoints=checkpoints,
-                    state=state,
-                    interrupted=interrupted,
-                )
-                finished = loop.run()
-                policy.relay_log()
-            finally:
-                monitors.finish()
-                transcripts.finish()
+            finished = _learn(cfg, folder, roles, algorithm, state, checkpoints, ends)
             if finished:
-                publish(policy, checkpoints)
+                ends.publish(policy, checkpoints)
             return finished
+
+
+def _start(
+    cfg: RunConfig,
+    plan: Plan,
+    placement: PlacementGroup,
+    policy: PolicyGroup,
+    checkpoint: Path | None,
+    closing: ExitStack,
+) -> Roles:
+    """Start everything at once: ranks load the model while engines are built and data workers tokenise."""
+    building = policy.build(checkpoint)
+    replicas = _start_replicas(cfg, plan, placement)
+    closing.callback(_kill, replicas)
+    router = start_router(replicas, target=0)
+    closing.callback(_kill, [router])
+    serving = router.start.remote(cfg.generation.rollout_start_timeout)
+    store = _prompts(prepare_data(cfg))
+    rewards = _start_rewards(cfg, plan, placement, store)
+    closing.callback(rewards.close)
+    prompts_per_step = rows_per_step(cfg.train, cfg.cluster.num_workers) * cfg.rl.ppo_buffer_size
+    total = planned_steps(cfg.train, len(store), prompts_per_step)
+    facts = policy.start_policy(
+        building,
+        total_steps=total * cfg.rl.ppo_epochs * cfg.rl.num_mini_batches,
+        longest=int(store.lengths.max()) + cfg.sampling.max_new_tokens,
+    )
+    policy.relay_log()
+    _wait(serving, cfg.generation.rollout_start_timeout + _GRACE, "the rollout replicas to start")
+    settings = WeightSettings(uuid.uuid4().hex[:12], kind="merged", dtype=_rollout_dtype(cfg))
+    weights = WeightPublisher(policy.workers, replicas, settings, router=router)
+    closing.callback(weights.close)
+    log.info(
+        "%s: %s prompts, %s x %s answers a step, %s steps; %s of %s parameters train; %s x %s on %s, %s x %s",
+        cfg.train.stage,
+        len(store),
+        prompts_per_step,
+        cfg.rl.num_generations,
+        total,
+        f"{facts.num_trainable:,}",
+        f"{facts.num_parameters:,}",
+        facts.engine,
+        cfg.cluster.num_workers,
+        facts.device,
+        "rollout replica",
+        cfg.generation.num_rollouts,
+    )
+    return Roles(policy, rewards, Gatherer(router, rewards), weights, store, total, prompts_per_step)
+
+
+def _learn(
+    cfg: RunConfig,
+    folder: Path,
+    roles: Roles,
+    algorithm: Algorithm,
+    state: TrainState,
+    checkpoints: CheckpointStore,
+    ends: Ends,
+) -> bool:
+    """Run the loop with its monitors."""
+    total = roles.total_steps
+    monitors = build_monitors(cfg.output, folder, history=state.log_history, total_steps=total, done=state.step)
+    transcripts = TranscriptWriter(folder, done=state.step)
+    try:
+        ends.save_from_now_on()
+        loop = ReinforceLoop(
+            _plan(cfg, roles),
+            cfg.output,
+            source=_source(cfg, roles.store, state),
+            rollouts=roles.rollouts,
+            policy=roles.policy,
+            weights=roles.weights,
+            experience=_experience(cfg, roles.policy, algorithm, state),
+            keeps=_keeps(cfg, algorithm),
+            transcribe=Transcriber(transcripts, roles.rewards.decoder, every=cfg.rl.transcript_steps),
+            monitor=monitors,
+            checkpoints=checkpoints,
+            state=state,
+            interrupted=ends.interrupted,
+        )
+        finished = loop.run()
+        roles.policy.relay_log()
+        return finished
+    finally:
+        monitors.finish()
+        transcripts.finish()
+
+
+def _plan(cfg: RunConfig, roles: Roles) -> ReinforcePlan:
+    return ReinforcePlan(
+        roles.total_steps,
+        roles.prompts_per_step,
+        cfg.rl.num_generations,
+        len(roles.store),
+        _sampling(cfg),
+        max_staleness=cfg.generation.max_staleness,
+        max_rounds=cfg.rl.max_sampling_rounds,
+        timeout=cfg.generation.rollout_timeout,
+    )
+
+
+def _source(cfg: RunConfig, store: RowStore, state: TrainState) -> PromptSource:
+    number, again = state.prompts
+    return PromptSource(
+        store,
+        seed=cfg.train.seed if cfg.train.data_seed is None else cfg.train.data_seed,
+        limit=prompt_limit(cfg.train, len(store)),
+        shuffle=not cfg.train.disable_shuffling,
+        cursor=PromptCursor(number, again),
+    )
 
 
 def _experience(cfg: RunConfig, policy: PolicyGroup, algorithm: Algorithm, state: TrainState) -> Any:
@@ -223,8 +263,7 @@ def _rollout_dtype(cfg: RunConfig) -> str:
     return str(compute_dtype(cfg.precision)).removeprefix("torch.") if wanted == "auto" else wanted
 
 
-def _start_replicas(roles: Roles) -> list[Any]:
-    cfg = roles.cfg
+def _start_replicas(cfg: RunConfig, plan: Plan, placement: PlacementGroup) -> list[Any]:
     kind, env = _backend(cfg)
     settings = ReplicaSettings(
         resolve_model_path(
@@ -245,15 +284,15 @@ def _start_replicas(roles: Roles) -> list[Any]:
         request_deadline=cfg.generation.rollout_timeout,
     )
     replicas = []
-    for index in roles.plan.of_role("rollout"):
-        bundle = roles.plan.bundles[index]
+    for index in plan.of_role("rollout"):
+        bundle = plan.bundles[index]
         replicas.append(
             start_replica(
                 kind,
                 settings,
                 cpus=bundle.cpus,
                 gpus=bundle.gpus,
-                strategy=roles.place(index),
+                strategy=_place(placement, index),
                 env=env(settings, gpu=bundle.gpus > 0),
             )
         )
@@ -273,15 +312,18 @@ def _backend(cfg: RunConfig) -> tuple[type[Replica], Callable[..., dict[str, str
             return VllmReplica, vllm_env
 
 
-def _start_rewards(roles: Roles, store: RowStore) -> RewardPool:
-    cfg = roles.cfg
+def _start_rewards(cfg: RunConfig, plan: Plan, placement: PlacementGroup, store: RowStore) -> RewardPool:
     columns = tuple(store.columns(0))
     job = RewardJob(cfg.reward, cfg.model, cfg.template, columns=columns, max_length=cfg.sampling.max_new_tokens)
     places = [
-        {"num_cpus": roles.plan.bundles[index].cpus, "scheduling_strategy": roles.place(index)}
-        for index in roles.plan.of_role("reward")
+        {"num_cpus": plan.bundles[index].cpus, "scheduling_strategy": _place(placement, index)}
+        for index in plan.of_role("reward")
     ]
     return RewardPool(job, places)
+
+
+def _place(placement: PlacementGroup, index: int) -> PlacementGroupSchedulingStrategy:
+    return PlacementGroupSchedulingStrategy(placement, placement_group_bundle_index=index)
 
 
 def _wait(ref: Any, timeout: float, what: str) -> Any:

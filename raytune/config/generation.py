@@ -12,7 +12,7 @@ class GenerationConfig(Group):
     """Library that draws answers in training; auto is vLLM where it is installed."""
     num_rollouts: int = Field(1, ge=1)
     """Replicas that draw answers."""
-    rollout_tp_size: int = Field(1, ge=1)
+    rollout_tp_size: Annotated[int, NotBuilt()] = Field(1, ge=1)
     """GPUs that share the model of one replica."""
     rollout_cpus: float = Field(1, gt=0)
     """CPUs of a replica, which are also its threads."""

@@ -1,10 +1,10 @@
 """What scores an answer."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
-from raytune.config.base import Floats, Group, Names
+from raytune.config.base import Floats, Group, Names, NotBuilt
 
 
 class RewardConfig(Group):
@@ -40,9 +40,9 @@ class RewardConfig(Group):
     """Pattern whose only group is the score; the last match in the reply counts (judge)."""
     reward_model: str | None = None
     """Reward model: a path, a hub id, or a URL with reward_model_type api."""
-    reward_model_type: Literal["lora", "full", "api"] = "lora"
+    reward_model_type: Annotated[Literal["lora", "full", "api"], NotBuilt(("full",))] = "lora"
     """Whether it is an adapter, a whole model or a server."""
-    reward_model_adapters: Names = ()
+    reward_model_adapters: Annotated[Names, NotBuilt()] = ()
     """Adapters of the reward model."""
-    reward_model_quantization_bit: int | None = Field(None, ge=1, le=8)
+    reward_model_quantization_bit: Annotated[int | None, NotBuilt()] = Field(None, ge=1, le=8)
     """Bits per weight of the reward model."""

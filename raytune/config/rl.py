@@ -36,13 +36,7 @@ class RLConfig(Group):
     """Replace groups whose answers were all rewarded alike by further prompts, since they teach nothing (DAPO)."""
     max_sampling_rounds: int = Field(10, ge=1)
     """Prompts that dynamic sampling may draw, as a multiple of the batch."""
-    validation_size: int = Field(0, ge=0)
-    """Prompts held out for validation."""
-    validation_steps: int = Field(50, ge=1)
-    """Steps between validations."""
     transcript_steps: int = Field(10, ge=1)
     """Steps between samples of prompts and answers in the log."""
     environment: str | None = None
     """Class of a conversation partner, as package.module:Class: tools, or a user with further turns."""
-    max_turns: int = Field(8, ge=1)
-    """Turns of a conversation with an environment."""

@@ -31,6 +31,14 @@ def answers_are_rewarded(config: RunConfig) -> Broken | None:
     return broken(wrong, f"stage {config.train.stage} has nothing that rewards answers", "stage", fix=fix)
 
 
+def reward_models_are_served(config: RunConfig) -> Broken | None:
+    reward = config.reward
+    wrong = learns_from_answers(config) and reward.reward_model is not None and reward.reward_model_type != "api"
+    what = f"reward_model_type {reward.reward_model_type} is not built yet in stage {config.train.stage}"
+    fix = "Serve the reward model and set reward_model_type: api, or use reward_funcs."
+    return broken(wrong, what, "reward_model", "reward_model_type", fix=fix)
+
+
 def truncated_draws_have_no_ratio(config: RunConfig) -> Broken | None:
     sampling, correction = config.sampling, config.policy.rollout_correction
     cut = sampling.top_p < 1 or sampling.top_k > 0

@@ -15,7 +15,7 @@ FILES = Path(__file__).parent / "guide_yamls"
 GUIDES: dict[str, tuple[Verb, set[str], set[str]]] = {
     "basic": ("train", set(), set()),
     "lora_keys": ("train", {"use_dora", "quantization_bit", "bnb_4bit_compute_dtype"}, set()),
-    "rl_keys": ("train", {"reward_model"}, set()),
+    "rl_keys": ("train", set(), set()),
     "flash_attn": ("train", set(), set()),
     "unsloth": ("train", {"use_unsloth"}, set()),
     "liger": ("train", {"enable_liger_kernel"}, set()),
@@ -32,14 +32,14 @@ GUIDES: dict[str, tuple[Verb, set[str], set[str]]] = {
     "dpo": ("train", {"stage"}, set()),
     "orpo": ("train", {"stage", "pref_loss"}, {"stage: orpo"}),
     "kto": ("train", {"stage"}, {"desirable_weight", "undesirable_weight"}),
-    "ppo": ("train", {"stage", "reward_model"}, set()),
+    "ppo": ("train", set(), set()),
     "multimodal": ("train", {"image_grid_pinpoints"}, set()),
     "long_context": ("train", {"shift_attn", "spatial_merge_size"}, set()),
     "fsdp": ("train", set(), {"use_fsdp", "fsdp_backward_prefetch"}),
     "merge_export": ("export", set(), set()),
     "gguf_export": ("export", {"export_quantization_bit"}, set()),
     "ollama_export": ("export", {"export_quantization_bit", "export_without_template"}, set()),
-    "grpo": ("train", {"stage", "kl_coef", "num_generations"}, {"grpo_beta", "grpo_num_generate_samples"}),
+    "grpo": ("train", set(), {"grpo_beta", "grpo_num_generate_samples"}),
 }
 
 

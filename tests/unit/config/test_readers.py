@@ -14,6 +14,7 @@ SETTLED_BY_CONFIG = {
     "infer_backend",
     "init_special_tokens",
     "mix_strategy",
+    "placement",
     "use_kv_cache",
 }
 
@@ -49,6 +50,30 @@ SEVERAL_READERS = {
     "preserve_thinking": "a template is loaded, then rendered",
     "compat": "each place where the other program differs",
     "per_device_train_batch_size": "it sizes a step and a forward pass",
+    "adapter_name_or_path": "adapters are loaded, and a model may bring its own value head",
+    "adapter_folder": "adapters are loaded, and a model may bring its own value head",
+    "stage": "learning from rows and learning from answers are two loops",
+    "max_tokens_per_batch": "learning from rows and learning from answers are two loops",
+    "num_train_epochs": "learning from rows and learning from answers are two loops",
+    "max_steps": "learning from rows and learning from answers are two loops",
+    "disable_shuffling": "learning from rows and learning from answers are two loops",
+    "seed": "everything random begins with it",
+    "data_seed": "learning from rows and learning from answers are two loops",
+    "logging_strategy": "learning from rows and learning from answers are two loops",
+    "logging_steps": "learning from rows and learning from answers are two loops",
+    "save_strategy": "learning from rows and learning from answers are two loops",
+    "save_steps": "learning from rows and learning from answers are two loops",
+    "save_total_limit": "learning from rows and learning from answers are two loops",
+    "save_only_model": "learning from rows and learning from answers are two loops",
+    "engine": "learning from rows and learning from answers are two loops",
+    "num_workers": "learning from rows and learning from answers are two loops",
+    "temperature": "a Sampling carries it to those who draw and learn",
+    "top_p": "a Sampling carries it to those who draw and learn",
+    "top_k": "a Sampling carries it to those who draw and learn",
+    "max_new_tokens": "a Sampling carries it to those who draw and learn",
+    "entropy_coef": "a PolicyRule carries it",
+    "reward_weights": "the reward model's weight is the last of them",
+    "reward_time_limit": "functions limit themselves, and actors those who do not",
 }
 
 

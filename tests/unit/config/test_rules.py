@@ -151,6 +151,7 @@ VERB_CASES: list[tuple[Verb, dict[str, object], str]] = [
     ("train", {"quantization_device_map": "auto"}, "quantization_device_map is for inference only"),
     ("train", {"stage": "ppo", "do_train": False, "reward_model": "m"}, "stage ppo can only train"),
     ("train", {"stage": "grpo"}, "nothing that rewards answers"),
+    ("train", {"stage": "ppo", "reward_model": "m"}, "reward_model_type lora is not built yet"),
     ("train", {"global_batch_size": 9, "num_workers": 2}, "global_batch_size .9. is not divisible by num_workers .2."),
     ("data", {"dataset": None}, "there is no data set to show"),
     ("export", {"export_dir": None}, "export needs export_dir"),
