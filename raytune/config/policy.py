@@ -36,7 +36,7 @@ class PolicyConfig(Group):
     loss_aggregation: Literal["token", "sequence", "fixed"] | None = None
     """Mean over tokens, over answers' means, or over answers' sums by a fixed length (Dr.GRPO); null is rl_compat's."""
     kl_estimator: Literal["k1", "k2", "k3"] | None = None
-    """Estimator of the divergence; null is rl_compat's."""
+    """Estimator of the divergence; null is k1 in the reward and rl_compat's in the loss."""
     kl_in_reward: bool = True
     """Take the divergence off the reward instead of adding it to the loss; by default false in grpo."""
     entropy_coef: float = Field(0.0, ge=0)

@@ -52,7 +52,8 @@ def algorithm_of(cfg: RunConfig) -> Algorithm:
     dialect = DIALECTS[cfg.policy.rl_compat]
     critic = cfg.policy.advantage == "gae"
     in_reward = cfg.policy.kl_in_reward
-    kl = kl_rule(dialect, coef=cfg.rl.kl_coef, estimator=cfg.policy.kl_estimator)
+    # As a fine on rewards the plain log ratio is unbiased; the other estimators are made to be differentiated.
+    kl = kl_rule(dialect, coef=cfg.rl.kl_coef, estimator=cfg.policy.kl_estimator or ("k1" if in_reward else None))
     estimator = EstimatorRule(
         cfg.policy.advantage,
         gamma=cfg.rl.gamma,

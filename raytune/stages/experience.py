@@ -122,7 +122,7 @@ def _padded(rows: Sequence[np.ndarray]) -> Tensor:
     """[B, T] float32, 0 behind each row."""
     padded = torch.zeros(len(rows), max((len(row) for row in rows), default=0))
     for line, row in zip(padded, rows, strict=True):
-        line[: len(row)] = torch.from_numpy(np.ascontiguousarray(row))
+        line[: len(row)] = torch.tensor(row)
     return padded
 
 
