@@ -201,8 +201,5 @@ class RolloutRouter:
 
 def start_router(replicas: Sequence[Any], **settings: Any) -> Any:
     """Start the router's actor on the caller's node; arguments as of RolloutRouter."""
-    actor = ray.remote(RolloutRouter).options(
-        num_cpus=0, max_restarts=-1, max_task_retries=0, max_concurrency=_SLOTS
-    )
+    actor = ray.remote(RolloutRouter).options(num_cpus=0, max_restarts=-1, max_task_retries=0, max_concurrency=_SLOTS)
     return actor.remote(replicas, **settings)
-

@@ -196,4 +196,3 @@ def _fulfil(future: "Future[T]", work: Callable[[], T]) -> None:
         future.set_result(work())
     if attempt.raised is not None:
         future.set_exception(attempt.raised)
-

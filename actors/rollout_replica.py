@@ -18,6 +18,7 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 import ray
 
+from actors.vllm_plugin import BACKEND
 from raytune.errors import RaytuneError, ReplicaLostError, RolloutError
 from raytune.stages.environment import Environment, converse, load_environment
 from raytune.stages.samples import Completion, Group, Prompt, Sampling
@@ -46,7 +47,7 @@ class ReplicaSettings:
     max_sequences: int = 64
     environment: str | None = None
     adapter_rank: int = 0
-    transfer: str | None = None
+    transfer: str | None = BACKEND
     eager: bool = False
     gpu_memory: float = 0.7
     cache_gib: float = 1.0

@@ -6,7 +6,6 @@ a deadline notices the latter, so every call has one, and the engine can be buil
 
 import asyncio
 import itertools
-import os
 from collections.abc import Coroutine, Mapping, Sequence
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -292,6 +291,3 @@ def _kill(process: psutil.Process) -> None:
         process.kill()
     except psutil.NoSuchProcess:
         log.debug("process %s of the engine has ended", process.pid)
-
-
-__all__ = ["VllmReplica", "vllm_env"]
