@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+FLAT: Literal["flat"] = "flat"
 SHARED_MEMORY = Path("/dev/shm")
 
 

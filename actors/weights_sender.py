@@ -193,7 +193,7 @@ class _Nodes:
                 except GetTimeoutError:
                     self._drop(node, f"did not {what} within {self._deadline:g} s")
                 except RayError as error:
-                    self._drop(node, f"could not {what}: {error}".strip().splitlines()[-1])
+                    self._drop(node, f"could not {what}: {str(error).strip().splitlines()[-1]}")
 
     def _drop(self, node: str, reason: str) -> None:
         self._left.pop(node, None)
