@@ -65,15 +65,16 @@ class WeightPublisher:
         ready = time.monotonic()
         serving = self._serving()
         self._prepare([index for index in serving if index not in self._prepared])
-        failures = self._deliver(sent, {index: nodes[index] for index in serving if index in nodes})
-        received = [index for index in serving if index in nodes and index not in failures]
+        laps, failures = self._deliver(sent, {index: nodes[index] for index in serving if index in nodes})
+        received = sorted(laps)
         for index, reason in failures.items():
             log.warning("replica %s missed weights %s and serves nothing until it has them: %s", index, version, reason)
         self._tell(sent, received)
         if serving and not received and self._router is None:
             raise RolloutError(f"no replica took weights {version}: {'; '.join(failures.values())}")
         done = time.monotonic()
-        return {**sent.seconds, "publish": ready - started, "load": done - ready, "sync": done - started}
+        whole = {"publish": ready - started, "load": done - ready, "sync": done - started}
+        return {**sent.seconds, **_slowest(laps.values()), **whole}
 
     @property
     def parcel(self) -> Shipment:
@@ -81,6 +82,11 @@ class WeightPublisher:
         if self._newest is None:
             raise RolloutError("no weights have been published yet", fix="Publish version 0 before rollouts.")
         return self._shipment(self._newest)
+
+    @property
+    def num_bytes(self) -> int:
+        """Of the newest version, as it travels."""
+        return self._newest.num_bytes if self._newest else 0
 
     def refit(self, index: int) -> int:
         """Give replica `index` the newest weights; returns their version. Where there is a router, it does this.
@@ -132,13 +138,13 @@ class WeightPublisher:
         """Have replicas check, once, that what will come fits the model that they loaded."""
         info = {"entries": self._entries}
         refs = {i: self._replicas[i].init_transfer.remote(info) for i in indices if self._entries}
-        failures = self._failures(refs, "prepare")
+        _, failures = self._outcomes(refs, "prepare")
         self._prepared |= set(indices) - failures.keys()
         if failures and len(failures) == len(indices):
             raise RolloutError(f"no replica can take the trainer's weights: {next(iter(failures.values()))}")
 
-    def _deliver(self, sent: Sent, nodes: Mapping[int, str]) -> dict[int, str]:
-        """Tell each replica where its node has the version; returns why some do not have it."""
+    def _deliver(self, sent: Sent, nodes: Mapping[int, str]) -> tuple[dict[int, Any], dict[int, str]]:
+        """Tell each replica where its node has the version; returns their seconds, and why some do not have it."""
         away = {index: node for index, node in nodes.items() if node not in sent.paths}
         failures = {i: f"its node did not get the weights: {sent.missed.get(n, 'it is new')}" for i, n in away.items()}
         refs = {
@@ -146,7 +152,8 @@ class WeightPublisher:
             for index, node in nodes.items()
             if index not in failures
         }
-        return failures | self._failures(refs, f"load weights {sent.version}")
+        laps, failed = self._outcomes(refs, f"load weights {sent.version}")
+        return laps, failures | failed
 
     def _call(self, actor: Any, sent: Sent, path: str) -> Any:
         if sent.kind == "adapter":
@@ -163,18 +170,19 @@ class WeightPublisher:
         parcel = Parcel(sent.version, kind, dict(sent.paths), {"entries": self._entries})
         return Shipment(parcel, self._ranks[0], self._settings)
 
-    def _failures(self, refs: Mapping[int, Any], what: str) -> dict[int, str]:
-        """Wait for all replicas together; returns the reason of each that failed or was late."""
+    def _outcomes(self, refs: Mapping[int, Any], what: str) -> tuple[dict[int, Any], dict[int, str]]:
+        """Wait for all replicas together; returns what they answered, and why others failed or were late."""
         deadline = time.monotonic() + self._settings.deadline
+        answers: dict[int, Any] = {}
         failures: dict[int, str] = {}
         for index, ref in refs.items():
             try:
-                ray.get(ref, timeout=max(deadline - time.monotonic(), 0.0))
+                answers[index] = ray.get(ref, timeout=max(deadline - time.monotonic(), 0.0))
             except GetTimeoutError:
                 failures[index] = f"it did not {what} within {self._settings.deadline:g} s"
             except RayError as error:
                 failures[index] = _reason(error)
-        return failures
+        return answers, failures
 
     def _receivers_for(self, nodes: Iterable[str]) -> dict[str, Any]:
         """A receiver on each node that has replicas but not the sending rank."""
@@ -211,6 +219,15 @@ class WeightPublisher:
 
 def _remove(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
+
+
+def _slowest(laps: Iterable[Any]) -> dict[str, float]:
+    """Seconds of each part in the replica that took longest for it; some engines tell no parts."""
+    found: dict[str, float] = {}
+    for parts in laps:
+        for name, seconds in parts.items() if isinstance(parts, dict) else ():
+            found[f"replica_{name}"] = max(seconds, found.get(f"replica_{name}", 0.0))
+    return found
 
 
 def _reason(error: RayError) -> str:
