@@ -9,7 +9,7 @@ from raytune.types import Stage
 
 
 class TrainConfig(Group):
-    stage: Annotated[Stage, NotBuilt(("rm", "dpo", "kto", "ppo", "grpo"))] = "sft"
+    stage: Annotated[Stage, NotBuilt(("dpo", "kto", "ppo", "grpo"))] = "sft"
     """Algorithm: pre-training, supervised, reward model, preference (dpo, kto) or reinforcement (ppo, grpo)."""
     do_train: bool | None = None
     """Train; null is true unless do_eval or do_predict alone is asked for."""

@@ -32,7 +32,7 @@ def test_explain_says_type_default_and_reader() -> None:
 @pytest.mark.parametrize(
     ("key", "part"),
     [
-        ("stage", "not built yet: rm, dpo, kto, ppo, grpo"),
+        ("stage", "not built yet: dpo, kto, ppo, grpo"),
         ("stage", "orpo: taken as stage: dpo, pref_loss: orpo"),
         ("num_workers", "aliases   ray_num_workers"),
         ("disable_gradient_checkpointing", "another name of 'gradient_checkpointing', true is false"),
