@@ -53,7 +53,7 @@ class Scripted:
     @ray.method(concurrency_group=CONTROL)
     async def build(self) -> Health:
         self._version, self._stale, self._built = 0, False, True
-        return await self.health()
+        return Health(0, False, False, 0)
 
     @ray.method(concurrency_group=CONTROL)
     async def health(self) -> Health:
@@ -86,7 +86,8 @@ class Scripted:
 
 
 def scripted(count: int, seconds: float = 0.05) -> list[Any]:
-    actor = ray.remote(concurrency_groups={CONTROL: 4})(Scripted)
+    groups: dict[str, Any] = {"concurrency_groups": {CONTROL: 4}}
+    actor: Any = ray.remote(**groups)(Scripted)
     return [actor.options(num_cpus=0.1, max_restarts=-1, max_concurrency=100).remote(seconds) for _ in range(count)]
 
 
