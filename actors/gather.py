@@ -55,6 +55,7 @@ class Gatherer:
         self._router, self._rewards, self._losses, self._on_router = router, rewards, losses, on_router
         self._jobs: dict[Any, _Job] = {}
         self._lost: list[_Job] = []
+        self._finished: list[ScoredGroup] = []
         self._born: str = ray.get(router.born.remote(), timeout=_ROUTER_DEADLINE)
 
     def submit(self, prompts: Sequence[Prompt], sampling: Sampling, group_size: int) -> None:
@@ -62,30 +63,38 @@ class Gatherer:
             self._begin(_Job(prompt, sampling, group_size, None))
 
     def pending(self) -> int:
-        return len(self._jobs) + len(self._lost)
+        return len(self._jobs) + len(self._lost) + len(self._finished)
 
     def wait(self, timeout: float) -> list[ScoredGroup]:
         """As Rollouts.wait. Errors: RolloutError also if a prompt cannot be answered; the others stay pending."""
         end = time.monotonic() + timeout
         while self.pending():
             self._ask_again()
-            done, _ = ray.wait(list(self._jobs), timeout=max(end - time.monotonic(), 0.0), fetch_local=True)
-            if not done:
-                shown = ", ".join(str(job.prompt.number) for job in list(self._jobs.values())[:8])
-                raise RolloutError(
-                    f"no group of answers was finished within {timeout:g} s; {len(self._jobs)} are pending",
-                    where=f"prompts {shown}",
-                    fix="Look at the rollout and reward actors' load, or raise rollout_timeout.",
-                )
-            finished = self._take_ready()
-            if finished:
+            if not self._finished:
+                self._wait_for_one(end, timeout)
+            self._take_ready()
+            if self._finished:
+                finished, self._finished = self._finished, []
                 return finished
         raise RolloutError("there is nothing to wait for: no prompt is pending")
 
-    def _take_ready(self) -> list[ScoredGroup]:
+    def _wait_for_one(self, end: float, timeout: float) -> None:
+        done, _ = ray.wait(list(self._jobs), timeout=max(end - time.monotonic(), 0.0), fetch_local=True)
+        if not done:
+            shown = ", ".join(str(job.prompt.number) for job in list(self._jobs.values())[:8])
+            raise RolloutError(
+                f"no group of answers was finished within {timeout:g} s; {len(self._jobs)} are pending",
+                where=f"prompts {shown}",
+                fix="Look at the rollout and reward actors' load, or raise rollout_timeout.",
+            )
+
+    def _take_ready(self) -> None:
+        """What is ready; if a prompt has failed, that is raised, and the next call goes on with the others."""
         ready, _ = ray.wait(list(self._jobs), num_returns=len(self._jobs), timeout=0)
-        found = (self._take(ref) for ref in ready)
-        return [scored for scored in found if scored is not None]
+        for ref in ready:
+            scored = self._take(ref)
+            if scored is not None:
+                self._finished.append(scored)
 
     def _take(self, ref: Any) -> ScoredGroup | None:
         """The scored group behind a reference that is ready; None if it was lost and has been asked for again."""

@@ -115,6 +115,7 @@ class TrainerGroup:
             grad_norm=sums[0].grad_norm,
             learning_rate=sums[0].learning_rate,
             skipped=sums[0].skipped,
+            metrics=_metrics(sums, num_labels),
         )
 
     def evaluate(self, name: str) -> EvalResult:
@@ -131,6 +132,7 @@ class TrainerGroup:
             accuracy=sum(part.correct for part in sums) / num_labels,
             num_rows=sum(part.num_rows for part in sums),
             num_label_tokens=num_labels,
+            metrics=_metrics(sums, num_labels),
         )
 
     def metric_step(self, metric: float) -> None:
@@ -201,6 +203,13 @@ class TrainerGroup:
         dead = {rank: error for rank, error in failures.items() if not isinstance(error, RayTaskError)}
         rank, error = next(iter((dead or failures or {0: first}).items()))
         return died(rank, self._nodes[rank] if len(refs) > 1 else self._nodes[0], error)
+
+
+def _metrics(sums: "list[RankSums]", count: int) -> dict[str, float]:
+    """Means of the stage's further metrics; a stage that has some, also of what it got right."""
+    names = dict.fromkeys(name for part in sums for name in part.extra)
+    means = {name: sum(part.extra.get(name, 0.0) for part in sums) / max(count, 1) for name in names}
+    return {"accuracy": sum(part.correct for part in sums) / max(count, 1), **means} if means else {}
 
 
 def _failure_of(ref: Any) -> BaseException | None:

@@ -175,7 +175,7 @@ class HfReplica(Replica):
         if isinstance(self._model, PeftModel):
             self._model.load_adapter(path, adapter_name=name)
             self._model.set_adapter(name)
-            if self._adapter not in (None, name):
+            if self._adapter is not None and self._adapter != name:
                 self._model.delete_adapter(self._adapter)
         else:
             self._model = PeftModel.from_pretrained(self._model, path, adapter_name=name).eval()

@@ -18,6 +18,7 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 import ray
 
+from actors.vllm_plugin import BACKEND
 from raytune.errors import RaytuneError, ReplicaLostError, RolloutError
 from raytune.stages.environment import Environment, converse, load_environment
 from raytune.stages.samples import Completion, Group, Prompt, Sampling
@@ -35,7 +36,7 @@ class ReplicaSettings:
     Args: max_length: most tokens of prompt and answer together. max_sequences: answers drawn at the same time.
     environment: import path of the class behind multi-turn answers. adapter_rank: largest LoRA rank, 0 for none.
     transfer: name of vLLM's weight transfer backend. cache_gib: memory of the KV cache on CPU. threads: of the engine.
-    engine_args: further arguments of the engine. Deadlines in seconds.
+    engine_args: further arguments of the engine. Deadlines in seconds; busy: for one step of the engine.
 
     Example: ReplicaSettings("/models/smollm2", dtype="bfloat16", max_length=512)
     """
@@ -46,13 +47,14 @@ class ReplicaSettings:
     max_sequences: int = 64
     environment: str | None = None
     adapter_rank: int = 0
-    transfer: str | None = None
+    transfer: str | None = BACKEND
     eager: bool = False
     gpu_memory: float = 0.7
     cache_gib: float = 1.0
     threads: int = 1
     engine_args: Mapping[str, Any] = field(default_factory=dict)
     request_deadline: float = 1800.0
+    busy_deadline: float = 120.0
     control_deadline: float = 60.0
     update_deadline: float = 180.0
     build_deadline: float = 900.0
@@ -63,12 +65,14 @@ class ReplicaSettings:
 class Health:
     """A replica that answered: the version of its weights, whether it missed an update, prompts it works on.
 
-    Example: Health(version=3, stale=False, updating=False, running=12)
+    busy: it takes new weights, or its engine computes and has no time to answer; the version is -1 then.
+
+    Example: Health(version=3, stale=False, busy=False, running=12)
     """
 
     version: int
     stale: bool
-    updating: bool
+    busy: bool
     running: int
 
 
@@ -236,7 +240,9 @@ def start_replica(
 
     Ray starts a killed process again in the same place; what it was doing fails, and is done elsewhere.
     """
-    actor = ray.remote(concurrency_groups={CONTROL: _CONTROL_SLOTS})(kind)
+    # Ray takes it; its annotations of `remote` do not know it.
+    groups: dict[str, Any] = {"concurrency_groups": {CONTROL: _CONTROL_SLOTS}}
+    actor: Any = ray.remote(**groups)(kind)
     return actor.options(
         num_cpus=cpus,
         num_gpus=gpus,

@@ -6,6 +6,7 @@ group depends on nothing that is drawn beside it.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -38,7 +39,7 @@ class _Row:
 def spans_of(versions: Sequence[int]) -> tuple[VersionSpan, ...]:
     """Runs of equal versions."""
     cuts = [0, *(i for i in range(1, len(versions)) if versions[i] != versions[i - 1]), len(versions)]
-    return tuple(VersionSpan(versions[a], a, b) for a, b in zip(cuts, cuts[1:], strict=False) if b > a)
+    return tuple(VersionSpan(versions[a], a, b) for a, b in pairwise(cuts) if b > a)
 
 
 def log_policy(logits: Tensor, sampling: Sampling) -> Tensor:

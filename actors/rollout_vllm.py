@@ -11,12 +11,11 @@ from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
-import psutil
 import ray
 
+from actors.rollout_pulse import Pulse, engine_processes, kill
 from actors.rollout_replica import CONTROL, Health, Replica, ReplicaSettings, Translated
 from raytune.errors import ConfigError, ReplicaLostError, RolloutError
-from raytune.log import get_logger
 from raytune.stages.samples import Completion, Finish, Sampling, VersionSpan
 
 if TYPE_CHECKING:
@@ -26,7 +25,6 @@ if TYPE_CHECKING:
 
     from actors.weights_vllm import EngineWeights
 
-log = get_logger(__name__)
 T = TypeVar("T")
 
 FINISHES: dict[str, Finish] = {"stop": "stop", "length": "length"}
@@ -53,6 +51,7 @@ class VllmReplica(Replica):
         self._weights: EngineWeights | None = None
         self._adapters: dict[str, int] = {}
         self._numbers = itertools.count()
+        self._pulse: Pulse = Pulse(None, settings.busy_deadline)
 
     @ray.method(concurrency_group=CONTROL)
     async def build(self) -> Health:
@@ -77,6 +76,7 @@ class VllmReplica(Replica):
         with Translated("vLLM cannot start"):
             engine = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
         self._weights = EngineWeights(engine, deadline=self.settings.update_deadline)
+        self._pulse = Pulse(engine, self.settings.busy_deadline)
         self._engine, self._adapters, self._stale = engine, {}, False
 
     def _close(self) -> None:
@@ -84,9 +84,8 @@ class VllmReplica(Replica):
         if self._engine is None:
             return
         engine, self._engine, self._weights = self._engine, None, None
-        for process in psutil.Process().children(recursive=True):
-            if any("EngineCore" in word or "Worker" in word for word in _title(process)):
-                _kill(process)
+        for process in engine_processes():
+            kill(process)
         with Translated("the engine did not shut down"):
             engine.shutdown(timeout=5.0)
 
@@ -108,11 +107,12 @@ class VllmReplica(Replica):
         return [_completion(one, fixed) for one in final.outputs]
 
     async def _health(self) -> Health:
-        engine, weights = self._parts()
+        _, weights = self._parts()
         with self._translated("the engine does not answer"):
-            # It goes through the core's loop, unlike vLLM's own health check, which a frozen core passes.
-            version = await engine.get_weight_version()
-        number = 0 if version == _FIRST else int(version)
+            version = await self._pulse.version()
+        if version is None:
+            return Health(-1, self._stale, True, self._running)
+        number = _number(version)
         if weights.adapter is not None:
             number = self._adapters[weights.adapter.lora_name]
         return Health(number, self._stale, self._updating, self._running)
@@ -171,7 +171,7 @@ class VllmReplica(Replica):
     @ray.method(concurrency_group=CONTROL)
     async def core_pids(self) -> list[int]:
         """Processes of the engine."""
-        return [process.pid for process in psutil.Process().children(recursive=True) if "VLLM" in str(_title(process))]
+        return [process.pid for process in engine_processes()]
 
     @ray.method(concurrency_group=CONTROL)
     async def shutdown(self) -> None:
@@ -277,20 +277,3 @@ def _completion(output: "CompletionOutput", adapter: int | None) -> Completion:
 
 def _number(version: str) -> int:
     return 0 if version == _FIRST else int(version)
-
-
-def _title(process: psutil.Process) -> list[str]:
-    try:
-        return process.cmdline()
-    except psutil.Error:
-        return []
-
-
-def _kill(process: psutil.Process) -> None:
-    try:
-        process.kill()
-    except psutil.NoSuchProcess:
-        log.debug("process %s of the engine has ended", process.pid)
-
-
-__all__ = ["VllmReplica", "vllm_env"]

@@ -70,7 +70,7 @@ class Watch:
         else:
             if health.stale:
                 self._fleet.outdated(self._index, "missed a weight update")
-            elif health.updating:
+            elif health.busy:
                 self._fleet.alive(self._index)
             else:
                 self._fleet.beat(self._index, health.version)

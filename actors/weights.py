@@ -3,194 +3,199 @@
 ranks gather and write -> replicas verify, load, commit, forget caches -> those that could not are stale until refitted
 """
 
-import threading
+import asyncio
+import shutil
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
 
 import ray
 from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from actors.weights_messages import Sent, WeightSettings
-from actors.weights_receiver import WeightReceiver
+from actors.fleet import State
+from actors.rollout_weights import Parcel
+from actors.weights_messages import FLAT, Sent, WeightSettings
+from actors.weights_shipment import Shipment, start_receiver
 from raytune.errors import RaytuneError, RolloutError, TrainError
 from raytune.log import get_logger
 
 log = get_logger(__name__)
 
-Published = Callable[[int, frozenset[int]], None]
-"""Called with a version and the replicas that have it; all others are stale."""
-
-
-@dataclass(slots=True)
-class _Replica:
-    actor: Any
-    node: str
+# For a replica to say where it is; a dead one does not.
+_NODE_DEADLINE = 2.0
 
 
 class WeightPublisher:
     """Implements the WeightSync Protocol.
 
     Args: ranks: trainer actors with `open_weights(settings) -> WeightSender.opening`, `resend_weights(receivers)`,
-    `publish_weights(version, receivers)` and `close_weights()`, which hand over to a WeightSender. gather_deadline:
-    seconds in which all ranks have to gather and write. published: told of each version that was published.
-
-    Replicas are actors with `init_transfer(info)`, `receive(update, version)` and `add_adapter(path, version)`.
+    `publish_weights(version, receivers)` and `close_weights()`, which hand over to a WeightSender. replicas: actors
+    with `node()`, `init_transfer(info)`, `receive(update, version)` and `add_adapter(path, version)`, in the router's
+    order. router: a RolloutRouter, which knows who serves and refits the others; without one, call `refit`.
+    gather_deadline: seconds in which all ranks have to gather and write.
     """
 
     def __init__(
         self,
         ranks: Sequence[Any],
+        replicas: Sequence[Any],
         settings: WeightSettings,
         *,
+        router: Any = None,
         gather_deadline: float = 600.0,
-        published: Published | None = None,
     ) -> None:
-        self._ranks, self._settings, self._gather_deadline = list(ranks), settings, gather_deadline
-        self._told = published or (lambda version, received: None)
-        self._replicas: dict[int, _Replica] = {}
+        self._ranks, self._replicas, self._settings = list(ranks), list(replicas), settings
+        self._router, self._gather_deadline = router, gather_deadline
         self._receivers: dict[str, Any] = {}
-        # Refits come from the router's thread while the driver publishes.
-        self._lock = threading.RLock()
+        self._prepared: set[int] = set()
         self._newest: Sent | None = None
         opened = self._from_ranks("open weight sync", [rank.open_weights.remote(settings) for rank in self._ranks])
         self._home, self._entries = opened[0]
 
-    def attach(self, index: int, actor: Any, *, node: str | None = None) -> None:
-        """Let replica `index` take part from the next version on; `refit` gives it the newest one.
-
-        Args: node: id of its node; asked from the actor when not given.
-        """
-        where = node or ray.get(actor.__ray_call__.remote(_node_of), timeout=self._settings.deadline)
-        with self._lock:
-            self._replicas[index] = _Replica(actor, where)
-
-    def detach(self, index: int) -> None:
-        """Replica `index` is gone."""
-        with self._lock:
-            self._replicas.pop(index, None)
-
     def publish(self, version: int) -> Mapping[str, float]:
-        """As WeightSync.publish. Raises TrainError when a rank fails, RolloutError when no replica at all took it."""
+        """As WeightSync.publish. Raises TrainError when a rank fails, RolloutError when no replica can take them."""
         started = time.monotonic()
-        with self._lock:
-            replicas = dict(self._replicas)
-            receivers = self._receivers_for(replicas)
-            refs = [rank.publish_weights.remote(version, receivers) for rank in self._ranks]
-            sent = self._newest = self._from_ranks(f"publish weights {version}", refs)[0]
-            self._drop_receivers(sent.missed)
+        nodes = self._nodes()
+        receivers = self._receivers_for(nodes.values())
+        refs = [rank.publish_weights.remote(version, receivers) for rank in self._ranks]
+        sent = self._newest = self._from_ranks(f"publish weights {version}", refs)[0]
+        self._drop_receivers(sent.missed)
         ready = time.monotonic()
-        failures = self._deliver(sent, replicas)
-        received = frozenset(replicas.keys() - failures.keys())
-        self._told(version, received)
+        serving = self._serving()
+        self._prepare([index for index in serving if index not in self._prepared])
+        laps, failures = self._deliver(sent, {index: nodes[index] for index in serving if index in nodes})
+        received = sorted(laps)
         for index, reason in failures.items():
             log.warning("replica %s missed weights %s and serves nothing until it has them: %s", index, version, reason)
-        if replicas and not received:
+        self._tell(sent, received)
+        if serving and not received and self._router is None:
             raise RolloutError(f"no replica took weights {version}: {'; '.join(failures.values())}")
         done = time.monotonic()
-        return {**sent.seconds, "publish": ready - started, "load": done - ready, "sync": done - started}
+        whole = {"publish": ready - started, "load": done - ready, "sync": done - started}
+        return {**sent.seconds, **_slowest(laps.values()), **whole}
+
+    @property
+    def parcel(self) -> Shipment:
+        """The newest version, for a router that is started anew."""
+        if self._newest is None:
+            raise RolloutError("no weights have been published yet", fix="Publish version 0 before rollouts.")
+        return self._shipment(self._newest)
+
+    @property
+    def num_bytes(self) -> int:
+        """Of the newest version, as it travels."""
+        return self._newest.num_bytes if self._newest else 0
 
     def refit(self, index: int) -> int:
-        """Give replica `index` the newest published weights; returns their version. For the router.
+        """Give replica `index` the newest weights; returns their version. Where there is a router, it does this.
 
         Raises RolloutError when there are none, or the replica cannot take them.
         """
-        with self._lock:
-            replica = self._replicas[index]
-            sent = self._newest
-            if sent is None:
-                raise RolloutError("no weights have been published yet", fix="Publish version 0 before rollouts.")
-            if replica.node not in sent.paths:
-                sent = self._newest = self._resend(sent, replica)
-        self._prepare(replica)
-        failures = self._deliver(sent, {index: replica})
-        if failures:
-            raise RolloutError(f"replica {index} could not be refitted: {failures[index]}")
-        return sent.version
+        shipment, actor = self.parcel, self._replicas[index]
+        failure: str | None = None
+        try:
+            return asyncio.run(asyncio.wait_for(shipment.refit(actor), self._settings.deadline))
+        except TimeoutError:
+            failure = f"not within {self._settings.deadline:g} s"
+        except RayError as error:
+            failure = _reason(error)
+        raise RolloutError(f"replica {index} could not be refitted: {failure}")
 
     def close(self) -> None:
-        """Delete the files on the other nodes; rank 0 deletes its own."""
-        refs = [one.close.remote() for one in self._receivers.values()]
-        refs += [rank.close_weights.remote() for rank in self._ranks]
-        ray.wait(refs, num_returns=len(refs), timeout=self._settings.deadline)
+        """Delete the files on every node."""
         for one in self._receivers.values():
             ray.kill(one)
+        refs = [rank.close_weights.remote() for rank in self._ranks]
+        for node in (node["NodeID"] for node in ray.nodes() if node["Alive"]):
+            there = NodeAffinitySchedulingStrategy(node, soft=True)
+            task = ray.remote(_remove).options(num_cpus=0, scheduling_strategy=there, max_retries=0)
+            refs.append(task.remote(self._settings.on_node(node)))
+        ray.wait(refs, num_returns=len(refs), timeout=self._settings.deadline)
 
-    def prepare(self, index: int) -> None:
-        """Have replica `index` check, once, that what will come fits the model that it loaded."""
-        self._prepare(self._replicas[index])
+    def _serving(self) -> list[int]:
+        """Replicas that are to get a version now; dead ones get it from the router when they are back."""
+        if self._router is None:
+            return list(range(len(self._replicas)))
+        members = ray.get(self._router.members.remote(), timeout=self._settings.deadline)
+        return [one.index for one in members if one.state in (State.HEALTHY, State.SUSPECT)]
 
-    def _prepare(self, replica: _Replica) -> None:
-        if self._entries:
-            ref = replica.actor.init_transfer.remote({"entries": self._entries})
-            reason = self._failures({0: ref}, "prepare").get(0)
-            if reason is not None:
-                raise RolloutError(f"a replica cannot take the trainer's weights: {reason}")
+    def _nodes(self) -> dict[int, str]:
+        """Where each replica is now, as far as they answer; one that was lost may have come back elsewhere."""
+        refs = {index: one.node.remote() for index, one in enumerate(self._replicas)}
+        ready, _ = ray.wait(list(refs.values()), num_returns=len(refs), timeout=_NODE_DEADLINE)
+        found: dict[int, str] = {}
+        for index, ref in refs.items():
+            if ref in ready:
+                try:
+                    found[index] = ray.get(ref, timeout=_NODE_DEADLINE)
+                except RayError as error:
+                    log.debug("replica %s does not say where it is: %s", index, error)
+        return found
 
-    def _deliver(self, sent: Sent, replicas: Mapping[int, _Replica]) -> dict[int, str]:
-        """Tell each replica where its node has the version; returns why some do not have it."""
-        failures = {
-            index: f"its node did not get the weights: {sent.missed.get(one.node, 'it joined later')}"
-            for index, one in replicas.items()
-            if one.node not in sent.paths
-        }
+    def _prepare(self, indices: Sequence[int]) -> None:
+        """Have replicas check, once, that what will come fits the model that they loaded."""
+        info = {"entries": self._entries}
+        refs = {i: self._replicas[i].init_transfer.remote(info) for i in indices if self._entries}
+        _, failures = self._outcomes(refs, "prepare")
+        self._prepared |= set(indices) - failures.keys()
+        if failures and len(failures) == len(indices):
+            raise RolloutError(f"no replica can take the trainer's weights: {next(iter(failures.values()))}")
+
+    def _deliver(self, sent: Sent, nodes: Mapping[int, str]) -> tuple[dict[int, Any], dict[int, str]]:
+        """Tell each replica where its node has the version; returns their seconds, and why some do not have it."""
+        away = {index: node for index, node in nodes.items() if node not in sent.paths}
+        failures = {i: f"its node did not get the weights: {sent.missed.get(n, 'it is new')}" for i, n in away.items()}
         refs = {
-            index: self._call(one.actor, sent, sent.paths[one.node])
-            for index, one in replicas.items()
+            index: self._call(self._replicas[index], sent, sent.paths[node])
+            for index, node in nodes.items()
             if index not in failures
         }
-        return failures | self._failures(refs, f"load weights {sent.version}")
+        laps, failed = self._outcomes(refs, f"load weights {sent.version}")
+        return laps, failures | failed
 
     def _call(self, actor: Any, sent: Sent, path: str) -> Any:
         if sent.kind == "adapter":
             return actor.add_adapter.remote(path, sent.version)
-        update = {"kind": "flat", "path": path, "version": sent.version}
-        return actor.receive.remote(update, sent.version)
+        return actor.receive.remote({"kind": FLAT, "path": path, "version": sent.version}, sent.version)
 
-    def _failures(self, refs: Mapping[int, Any], what: str) -> dict[int, str]:
-        """Wait for all replicas together; returns the reason of each that failed or was late."""
+    def _tell(self, sent: Sent, received: Sequence[int]) -> None:
+        if self._router is not None:
+            told = self._router.published.remote(self._shipment(sent), sent.version, list(received))
+            ray.get(told, timeout=self._settings.deadline)
+
+    def _shipment(self, sent: Sent) -> Shipment:
+        kind: Literal["flat", "adapter"] = "adapter" if sent.kind == "adapter" else FLAT
+        parcel = Parcel(sent.version, kind, dict(sent.paths), {"entries": self._entries})
+        return Shipment(parcel, self._ranks[0], self._settings)
+
+    def _outcomes(self, refs: Mapping[int, Any], what: str) -> tuple[dict[int, Any], dict[int, str]]:
+        """Wait for all replicas together; returns what they answered, and why others failed or were late."""
         deadline = time.monotonic() + self._settings.deadline
+        answers: dict[int, Any] = {}
         failures: dict[int, str] = {}
         for index, ref in refs.items():
             try:
-                ray.get(ref, timeout=max(deadline - time.monotonic(), 0.0))
+                answers[index] = ray.get(ref, timeout=max(deadline - time.monotonic(), 0.0))
             except GetTimeoutError:
                 failures[index] = f"it did not {what} within {self._settings.deadline:g} s"
             except RayError as error:
                 failures[index] = _reason(error)
-        return failures
+        return answers, failures
 
-    def _receivers_for(self, replicas: Mapping[int, _Replica]) -> dict[str, Any]:
+    def _receivers_for(self, nodes: Iterable[str]) -> dict[str, Any]:
         """A receiver on each node that has replicas but not the sending rank."""
-        for node in {one.node for one in replicas.values()} - {self._home}:
-            if node not in self._receivers:
-                self._receivers[node] = self._start_receiver(node)
-        return {node: one for node, one in self._receivers.items() if any(r.node == node for r in replicas.values())}
-
-    def _start_receiver(self, node: str) -> Any:
-        there = NodeAffinitySchedulingStrategy(node, soft=False)
-        actor = ray.remote(WeightReceiver).options(num_cpus=0, scheduling_strategy=there)
-        return actor.remote(self._settings)
+        away = set(nodes) - {self._home}
+        for node in away - self._receivers.keys():
+            self._receivers[node] = start_receiver(node, self._settings)
+        return {node: self._receivers[node] for node in away}
 
     def _drop_receivers(self, nodes: Iterable[str]) -> None:
         """Receivers that failed, perhaps dead ones; others are started when they are needed."""
         for node in nodes:
             if (old := self._receivers.pop(node, None)) is not None:
                 ray.kill(old)
-
-    def _resend(self, sent: Sent, replica: _Replica) -> Sent:
-        """The newest version for a node that came later, or whose receiver died."""
-        self._drop_receivers([replica.node])
-        receiver = self._receivers_for({0: replica})
-        one = {node: actor for node, actor in receiver.items() if node == replica.node}
-        what = f"send weights {sent.version} to one more node"
-        more = self._from_ranks(what, [self._ranks[0].resend_weights.remote(one)])[0]
-        if replica.node not in more.paths:
-            raise RolloutError(f"the node of a replica did not get the weights: {more.missed.get(replica.node)}")
-        missed = {node: reason for node, reason in sent.missed.items() if node != replica.node}
-        return Sent(sent.version, sent.kind, {**sent.paths, **more.paths}, sent.num_bytes, sent.seconds, missed)
 
     def _from_ranks(self, what: str, refs: list[Any]) -> list[Any]:
         """Results of all ranks, or the error of the one that failed first: its peers may wait for it in vain."""
@@ -212,8 +217,17 @@ class WeightPublisher:
         return ray.get(refs, timeout=self._gather_deadline)
 
 
-def _node_of(_: Any) -> str:
-    return ray.get_runtime_context().get_node_id()
+def _remove(folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _slowest(laps: Iterable[Any]) -> dict[str, float]:
+    """Seconds of each part in the replica that took longest for it; some engines tell no parts."""
+    found: dict[str, float] = {}
+    for parts in laps:
+        for name, seconds in parts.items() if isinstance(parts, dict) else ():
+            found[f"replica_{name}"] = max(seconds, found.get(f"replica_{name}", 0.0))
+    return found
 
 
 def _reason(error: RayError) -> str:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+FLAT: Literal["flat"] = "flat"
 SHARED_MEMORY = Path("/dev/shm")
 
 
@@ -13,9 +14,10 @@ SHARED_MEMORY = Path("/dev/shm")
 class WeightSettings:
     """How the weights of a run travel.
 
-    Args: run: a name that no other run has. kind: merged weights or the adapter alone; "auto" sends the adapter when
-    the engines take it. dtype: torch's name of what engines compute in. deadline: of each part, in seconds.
-    kept_adapters: versions whose files stay, because answers begun with them may go on. max_lora_rank: of the engines.
+    Args: run: a name that no other run has, and the same one when a run is started again. kind: merged weights or the
+    adapter alone; "auto" sends the adapter when the engines take it. dtype: torch's name of what engines compute in.
+    deadline: of each part, in seconds. kept_adapters: versions whose files stay, because answers begun with them may
+    go on. max_lora_rank: of the engines. folder: shared memory of each node.
 
     Example: WeightSettings("grpo-4f1c", dtype="bfloat16")
     """

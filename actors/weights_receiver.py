@@ -19,7 +19,10 @@ class WeightReceiver:
     """A tiny actor, one a node without the sender: what comes through the object store becomes that node's files."""
 
     def __init__(self, settings: WeightSettings) -> None:
+        from raytune.models.shared_memory import claim
+
         self._folder = settings.on_node(ray.get_runtime_context().get_node_id())
+        claim(self._folder)
         self._bucket_bytes = settings.bucket_bytes
         self._writer: FlatWriter | None = None
         self._received: list[tuple[int, int, str]] = []

@@ -35,6 +35,7 @@ class WeightSender:
     def __init__(self, model: "nn.Module", settings: WeightSettings, *, rank: int) -> None:
         from raytune.models.adapter_file import obstacle
         from raytune.models.published import TORCH_DTYPES, Published
+        from raytune.models.shared_memory import claim
 
         self._model, self._settings, self._writes = model, settings, rank == 0
         self._dtype = TORCH_DTYPES[settings.dtype]
@@ -44,6 +45,8 @@ class WeightSender:
         self.kind: Literal["merged", "adapter"] = "merged" if settings.kind == "merged" or reason else "adapter"
         self._node = ray.get_runtime_context().get_node_id()
         self._folder = settings.on_node(self._node)
+        if self._writes:
+            claim(self._folder)
         self._published: Published | None = None
         self._writer: FlatWriter | None = None
         self._newest: Header | None = None
@@ -193,7 +196,7 @@ class _Nodes:
                 except GetTimeoutError:
                     self._drop(node, f"did not {what} within {self._deadline:g} s")
                 except RayError as error:
-                    self._drop(node, f"could not {what}: {error}".strip().splitlines()[-1])
+                    self._drop(node, f"could not {what}: {str(error).strip().splitlines()[-1]}")
 
     def _drop(self, node: str, reason: str) -> None:
         self._left.pop(node, None)

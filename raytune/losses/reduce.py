@@ -12,12 +12,15 @@ class LossSums:
     """Sums over the labelled tokens of one micro-batch.
 
     Args: loss: summed loss, scalar with gradient, in nats. correct: labelled tokens whose argmax is the label.
-    count: labelled tokens.
+    count: labelled tokens. extra: further sums over what `count` counts, by metric.
+
+    A reward model counts pairs instead of tokens.
     """
 
     loss: Tensor
     correct: Tensor
     count: int
+    extra: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 # Made by the losses of policies, critics and reward models, read by the trainer's rank.

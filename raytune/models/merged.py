@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from raytune.errors import ModelError
+from raytune.models.values import is_head
 
 _MERGEABLE = (LoraLinear, LoraEmbedding)
 # What peft puts between the names of a wrapped module and its own weight.
@@ -112,9 +113,9 @@ def _adapters(base: nn.Module) -> dict[str, tuple[tuple[Any, str], ...]]:
 
 
 def _plain_name(full: str, base: nn.Module) -> str | None:
-    """The name in a model without adapters; None for the adapters' own weights and for copies that do not count."""
+    """The name in a model without adapters; None for the adapters' own weights, a critic's head and spare copies."""
     parts = full.split(".")
-    if _ORIGINAL in parts or any(part.startswith("lora_") for part in parts):
+    if is_head(full) or _ORIGINAL in parts or any(part.startswith("lora_") for part in parts):
         return None
     if _TRAINED_COPY in parts:
         place = parts.index(_TRAINED_COPY)

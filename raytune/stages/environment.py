@@ -132,7 +132,7 @@ def load_environment(spec: str) -> Callable[[], Environment]:
     place, colon, name = spec.rpartition(":")
     if not colon:
         raise ConfigError(f"no environment '{spec}'", fix="Write package.module:Class or folder/file.py:Class.")
-    found = vars(_module(place, spec)).get(name)
+    found: Any = vars(_module(place, spec)).get(name)
     if not inspect.isclass(found):
         raise ConfigError(f"there is no class '{name}' in {place}", where=spec, fix="Name the environment's class.")
     missing = [verb for verb in ("reset", "step") if not _is_async_method(found, verb)]
@@ -141,7 +141,8 @@ def load_environment(spec: str) -> Callable[[], Environment]:
             f"the environment '{spec}' has no async method {' and none '.join(missing)}",
             fix="It needs async reset(prompt) and async step(text, ids) -> Reply.",
         )
-    return found
+    made: Callable[[], Environment] = found
+    return made
 
 
 def _is_async_method(kind: type[Any], verb: str) -> bool:

@@ -5,7 +5,7 @@ them, and tests put hand-written fakes in their place.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,8 +21,9 @@ from raytune.stages.samples import Prompt, Sampling, ScoredGroup
 class StepResult:
     """One optimizer step over all ranks.
 
-    Args: loss: mean over labelled tokens, in nats. num_tokens: tokens that went through the model, without padding.
-    num_label_tokens: those that were trained on. num_rows: rows of the global batch.
+    Args: loss: mean over labelled tokens (pairs in rm), in nats. num_tokens: tokens that went through the model,
+    without padding. num_label_tokens: those that were trained on. num_rows: rows of the global batch. metrics: what
+    else the stage's loss tells, as means.
 
     Example: StepResult(loss=1.2, num_rows=16, num_tokens=2048, num_label_tokens=900, grad_norm=0.7, learning_rate=2e-4)
     """
@@ -34,6 +35,7 @@ class StepResult:
     grad_norm: float
     learning_rate: float
     skipped: bool = False
+    metrics: Mapping[str, float] = field(default_factory=dict)
 
 
 # Made by a Trainer, read by raytune.stages.loop.
@@ -48,6 +50,7 @@ class EvalResult:
     accuracy: float
     num_rows: int
     num_label_tokens: int
+    metrics: Mapping[str, float] = field(default_factory=dict)
 
 
 class Trainer(Protocol):

@@ -102,7 +102,9 @@ class Loop:
     def _log(self, result: StepResult) -> None:
         loss_sum, steps = self.state.window
         self.state.window = (0.0, 0)
-        self._record({"loss": loss_sum / steps, "grad_norm": result.grad_norm, "lr": result.learning_rate})
+        self._record(
+            {"loss": loss_sum / steps, **result.metrics, "grad_norm": result.grad_norm, "lr": result.learning_rate}
+        )
 
     def _evaluate(self) -> None:
         started = time.monotonic()
@@ -110,7 +112,8 @@ class Loop:
         for name in self.plan.eval_names:
             prefix = f"eval_{name}_" if name else "eval_"
             result = self.trainer.evaluate(name)
-            entry |= {f"{prefix}loss": result.loss, f"{prefix}accuracy": result.accuracy}
+            numbers = {**result.metrics, "loss": result.loss, "accuracy": result.accuracy}
+            entry |= {f"{prefix}{metric}": value for metric, value in numbers.items()}
         for metric in _METRICS:
             # With several sets the plain metric is their mean.
             of_sets = [float(entry[f"eval_{name}_{metric}"]) for name in self.plan.eval_names if name]

@@ -5,7 +5,7 @@ row store -> global batch at a position -> this rank's micro-batches -> engine -
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -24,27 +24,28 @@ from raytune.log import get_logger
 from raytune.losses.reduce import LossSums
 from raytune.models.loader import count_parameters
 from raytune.models.neftune import add_noise
-from raytune.stages import pt, sft
 from raytune.stages.build import (
     FIXED_TOKENS,
     build_engine,
     build_model,
     choose_attention,
+    freeze_output_head,
     seed_all,
     set_checkpointing,
 )
+from raytune.stages.parts import STAGES
 from raytune.stages.weights import load_engine_state, save_rank
 from raytune.types import IGNORE_INDEX
 
 log = get_logger(__name__)
 
-STAGE_LOSSES = {"sft": sft.build_loss, "pt": pt.build_loss}
-
 
 # Made by RankTrainer, added up over ranks by actors.group.
 @dataclass(frozen=True, slots=True)
 class RankSums:
-    """One rank's part of a step or an evaluation; sums over its labelled tokens.
+    """One rank's part of a step or an evaluation; sums over its labelled tokens (over pairs in rm).
+
+    extra: further sums by metric.
 
     Example: RankSums(loss=912.5, correct=310, num_label_tokens=450, num_tokens=1024, grad_norm=0.8, learning_rate=2e-4)
     """
@@ -57,6 +58,7 @@ class RankSums:
     grad_norm: float = 0.0
     learning_rate: float = 0.0
     skipped: bool = False
+    extra: dict[str, float] = field(default_factory=dict)
 
 
 # Made by RankTrainer, read by raytune.launch.
@@ -84,12 +86,15 @@ class RankTrainer:
     def __init__(self, cfg: RunConfig, *, rank: int, world_size: int, device: torch.device) -> None:
         self.cfg, self.rank, self.world_size, self.device = cfg, rank, world_size, device
         self.engine_name = choose_engine(cfg.cluster.engine, world_size)
-        self.loss: Loss[LossSums] = STAGE_LOSSES[cfg.train.stage](label_smoothing=cfg.train.label_smoothing_factor)
+        self.parts = STAGES[cfg.train.stage]
+        self.loss: Loss[LossSums] = self.parts.loss(label_smoothing=cfg.train.label_smoothing_factor)
 
     def build(self, checkpoint: Path | None) -> None:
         """Load tokenizer and model and mark what trains; weights come from `checkpoint` when there is one."""
-        self.built = build_model(self.cfg, checkpoint)
+        self.built = build_model(self.cfg, checkpoint, value_head="reward" if self.parts.scores else None)
         self.tokenizer, self.model = self.built.tokenizer, self.built.model
+        if self.parts.scores:
+            freeze_output_head(self.model)
         if self.cfg.train.neftune_noise_alpha:
             add_noise(self.model, alpha=self.cfg.train.neftune_noise_alpha)
 
@@ -116,7 +121,7 @@ class RankTrainer:
         seed_all(self.cfg.train.seed, step, self.rank)
         rows = self.rows_at(position)
         mine = self._split(rows, self.train_rows.lengths, self.cfg.train.per_device_train_batch_size)
-        scale = 1.0 / max(_num_labels(self.train_rows, rows), 1)
+        scale = 1.0 / max(self.parts.count(self.train_rows, rows), 1)
         total = _Totals()
         for number, part in enumerate(mine):
             batch = self._batch(self.train_rows, part)
@@ -180,8 +185,9 @@ class RankTrainer:
 
     def _batch(self, store: RowStore, part: Indices) -> Batch:
         pad = self.tokenizer.pad_token_id
-        label_pad = IGNORE_INDEX if self.cfg.dataio.ignore_pad_token_for_loss else pad
-        rows = [store.row(int(row)) for row in part] or [_idle_row(pad)]
+        ignored = self.cfg.dataio.ignore_pad_token_for_loss or self.parts.scores
+        label_pad = IGNORE_INDEX if ignored else pad
+        rows = self.parts.rows([store.row(int(row)) for row in part]) or [_idle_row(pad)]
         if self._joined and len(rows) > 1:
             packed = any(len(row.get("position_ids", ())) for row in rows)
             rows = [join(rows, share_prefixes=self._share_prefixes and not packed)]
@@ -225,6 +231,7 @@ class _Totals:
     num_label_tokens: int = 0
     num_tokens: int = 0
     num_rows: int = 0
+    extra: dict[str, float] = field(default_factory=dict)
 
     def add(self, sums: LossSums, rows: Indices, store: RowStore) -> None:
         self.loss += float(sums.loss.detach())
@@ -232,15 +239,12 @@ class _Totals:
         self.num_label_tokens += sums.count
         self.num_tokens += int(store.lengths[rows].sum())
         self.num_rows += len(rows)
+        for name, value in sums.extra.items():
+            self.extra[name] = self.extra.get(name, 0.0) + float(value)
 
     def result(self, grad_norm: float, learning_rate: float, *, skipped: bool) -> RankSums:
         counts = (self.loss, self.correct, self.num_label_tokens, self.num_tokens, self.num_rows)
-        return RankSums(*counts, grad_norm=grad_norm, learning_rate=learning_rate, skipped=skipped)
-
-
-def _num_labels(store: RowStore, rows: Indices) -> int:
-    """Labelled tokens of a global batch: the first token of a row is never predicted."""
-    return sum(int(np.count_nonzero(store.row(int(row))["labels"][1:] != IGNORE_INDEX)) for row in rows)
+        return RankSums(*counts, grad_norm=grad_norm, learning_rate=learning_rate, skipped=skipped, extra=self.extra)
 
 
 def _idle_row(pad: int) -> dict[str, np.ndarray]:

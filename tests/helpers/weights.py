@@ -113,6 +113,9 @@ class VllmReplica:
         self.weights = EngineWeights(self.engine, deadline=60.0)
         self._requests = 0
 
+    async def node(self) -> str:
+        return ray.get_runtime_context().get_node_id()
+
     async def init_transfer(self, info: dict[str, Any]) -> None:
         await self.weights.init_transfer(info)
 

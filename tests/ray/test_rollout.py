@@ -53,7 +53,7 @@ class Scripted:
     @ray.method(concurrency_group=CONTROL)
     async def build(self) -> Health:
         self._version, self._stale, self._built = 0, False, True
-        return await self.health()
+        return Health(0, False, False, 0)
 
     @ray.method(concurrency_group=CONTROL)
     async def health(self) -> Health:
@@ -86,7 +86,8 @@ class Scripted:
 
 
 def scripted(count: int, seconds: float = 0.05) -> list[Any]:
-    actor = ray.remote(concurrency_groups={CONTROL: 4})(Scripted)
+    groups: dict[str, Any] = {"concurrency_groups": {CONTROL: 4}}
+    actor: Any = ray.remote(**groups)(Scripted)
     return [actor.options(num_cpus=0.1, max_restarts=-1, max_concurrency=100).remote(seconds) for _ in range(count)]
 
 
@@ -266,10 +267,14 @@ def test_a_prompt_that_cannot_be_answered_does_not_lose_the_others(routed: Any) 
     gatherer = Gatherer(router, Counting())
     gatherer.submit([replace(prompts(1)[0], number=9, ids=np.arange(9, dtype=np.int32))], Sampling(), 2)
     gatherer.submit(prompts(3), Sampling(), 2)
-    with pytest.raises(RolloutError, match="too long"):
-        while True:
-            gatherer.wait(DEADLINE)
-    assert gatherer.pending() < 4
+    found, refused = [], []
+    while gatherer.pending():
+        try:
+            found += gatherer.wait(DEADLINE)
+        except RolloutError as error:
+            refused.append(str(error))
+    assert sorted(one.number for one in found) == [0, 1, 2]
+    assert refused == ["the prompt is too long."]
 
 
 def hf(folder: Path, **settings: Any) -> Any:
@@ -312,7 +317,7 @@ def test_weights_that_do_not_fit_make_a_replica_stale(routed: Any, folder: Path,
     _, (replica,) = routed([hf(folder)], policy=FleetPolicy(interval=60.0, deadline=60.0))
     save_file({"model.norm.weight": torch.zeros(3)}, tmp_path / "w.safetensors")
     update = {"kind": "safetensors", "path": str(tmp_path / "w.safetensors"), "version": 1}
-    with pytest.raises(ray.exceptions.RayTaskError, match="no parameter model.norm.weight of shape"):
+    with pytest.raises(ray.exceptions.RayTaskError, match=r"no parameter model\.norm\.weight of shape"):
         ray.get(replica.receive.remote(update, 1), timeout=DEADLINE)
     assert ray.get(replica.health.remote(), timeout=DEADLINE) == Health(0, True, False, 0)
     with pytest.raises(ray.exceptions.RayTaskError, match="missed a weight update"):

@@ -45,6 +45,12 @@ def generate_excludes_zero3(config: RunConfig) -> Broken | None:
     return broken(wrong, "predict_with_generate does not work with ZeRO-3", *keys, fix="Use ZeRO-2.")
 
 
+def smoothing_has_a_vocabulary(config: RunConfig) -> Broken | None:
+    wrong = config.train.label_smoothing_factor > 0 and config.train.stage not in ("pt", "sft")
+    what = f"label_smoothing_factor does nothing in stage {config.train.stage}"
+    return broken(wrong, what, "label_smoothing_factor", "stage")
+
+
 def best_model_is_not_rm_or_ppo(config: RunConfig) -> Broken | None:
     wrong = config.evaluation.load_best_model_at_end and config.train.stage in ("rm", "ppo")
     what = f"load_best_model_at_end does not work in stage {config.train.stage}"
@@ -116,6 +122,7 @@ STAGE_RULES = (
     predict_needs_generate,
     generate_excludes_accuracy,
     generate_excludes_zero3,
+    smoothing_has_a_vocabulary,
     best_model_is_not_rm_or_ppo,
     best_model_needs_evaluation,
     best_model_is_saved,

@@ -15,6 +15,7 @@ CASES: dict[str, tuple[dict[str, object], dict[str, object]]] = {
     "predict_with_generate_is_sft": ({"predict_with_generate": True, "stage": "pt"}, {"stage": "sft"}),
     "neat_packing_is_sft": ({"neat_packing": True, "stage": "pt"}, {"stage": "sft"}),
     "train_on_prompt_is_sft": ({"train_on_prompt": True, "stage": "dpo"}, {"stage": "sft"}),
+    "smoothing_has_a_vocabulary": ({"label_smoothing_factor": 0.1, "stage": "rm"}, {"stage": "sft"}),
     "mask_history_is_sft": ({"mask_history": True, "stage": "rm"}, {"stage": "sft"}),
     "predict_needs_generate": ({"do_predict": True}, {"predict_with_generate": True}),
     "generate_excludes_accuracy": (

@@ -1,0 +1,92 @@
+"""Whether a vLLM engine lives: it answers, or it computes. A frozen one does neither."""
+
+import asyncio
+import time
+from typing import TYPE_CHECKING
+
+import psutil
+
+from raytune.errors import ReplicaLostError
+from raytune.log import get_logger
+
+if TYPE_CHECKING:
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+log = get_logger(__name__)
+
+# Most steps are over by then; a long prompt on a CPU takes many of these.
+_PATIENCE = 0.2
+# In which a core that computes has used some processor time; one that is crowded out may need a second such look.
+_LOOK = 0.8
+_LOOKS = 2
+
+
+class Pulse:
+    """Asks an engine for its weights' version, which goes through the core's loop; vLLM's own health check does not.
+
+    Args: busy: seconds that the core may compute without an answer; more, and it is taken for stuck.
+    """
+
+    def __init__(self, engine: "AsyncLLM | None", busy: float) -> None:
+        self._engine, self._busy = engine, busy
+        self._question: asyncio.Task[str] | None = None
+        self._answered = time.monotonic()
+        self._idle = 0
+
+    async def version(self) -> str | None:
+        """The version, or None if the core is at work and has not answered yet.
+
+        Errors: ReplicaLostError if it neither answers nor works; what the engine raises.
+        """
+        if self._engine is None:
+            raise ReplicaLostError("the replica has no engine yet")
+        if self._question is None:
+            self._question = asyncio.create_task(self._engine.get_weight_version())
+        # A question that is open stays open; a second one would only wait behind it.
+        question = self._question
+        await asyncio.wait({question}, timeout=_PATIENCE)
+        before = 0.0
+        if not question.done():
+            before = processor_seconds()
+            await asyncio.wait({question}, timeout=_LOOK)
+        if question.done():
+            self._question = None if self._question is question else self._question
+            self._answered, self._idle = time.monotonic(), 0
+            return question.result()
+        self._idle = 0 if processor_seconds() > before else self._idle + 1
+        silent = time.monotonic() - self._answered
+        if self._idle >= _LOOKS or silent > self._busy:
+            raise ReplicaLostError(f"the engine has not answered for {silent:.0f} s")
+        return None
+
+
+def engine_processes() -> list[psutil.Process]:
+    """Processes of the engine that this process has started: its core, and workers if there are several."""
+    return [process for process in psutil.Process().children(recursive=True) if "VLLM" in _title(process)]
+
+
+def processor_seconds() -> float:
+    """Processor time that the engine's processes have used so far."""
+    return sum(_seconds(process) for process in engine_processes())
+
+
+def kill(process: psutil.Process) -> None:
+    try:
+        process.kill()
+    except psutil.NoSuchProcess:
+        log.debug("process %s of the engine has ended", process.pid)
+
+
+def _title(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return ""
+
+
+def _seconds(process: psutil.Process) -> float:
+    try:
+        times = process.cpu_times()
+    except psutil.Error:
+        return 0.0
+    return times.user + times.system

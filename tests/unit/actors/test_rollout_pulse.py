@@ -1,0 +1,87 @@
+"""Alive is what answers or computes, not what does neither."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from actors import rollout_pulse
+from actors.rollout_pulse import Pulse
+from raytune.errors import ReplicaLostError
+
+
+class Core:
+    """An engine whose core answers after so many seconds."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds, self.asked = seconds, 0
+
+    async def get_weight_version(self) -> str:
+        self.asked += 1
+        await asyncio.sleep(self.seconds)
+        return "7"
+
+
+@pytest.fixture
+def work(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
+    """Processor time that the core uses between two looks; short looks."""
+    used = {"now": 0.0, "more": 0.0}
+
+    def look() -> float:
+        used["now"] += used["more"]
+        return used["now"]
+
+    monkeypatch.setattr(rollout_pulse, "processor_seconds", look)
+    monkeypatch.setattr(rollout_pulse, "_PATIENCE", 0.01)
+    monkeypatch.setattr(rollout_pulse, "_LOOK", 0.02)
+    return used
+
+
+async def looks(pulse: Pulse, count: int) -> list[str | None]:
+    return [await pulse.version() for _ in range(count)]
+
+
+def pulse_of(core: Any, busy: float = 60.0) -> Pulse:
+    return Pulse(core, busy)
+
+
+def test_an_answer_is_the_version(work: dict[str, float]) -> None:
+    assert asyncio.run(looks(pulse_of(Core(0.0)), 3)) == ["7"] * 3
+
+
+def test_a_core_that_computes_is_alive_and_is_asked_once(work: dict[str, float]) -> None:
+    work["more"] = 0.5
+    core = Core(0.2)
+    found = asyncio.run(looks(pulse_of(core), 8))
+    assert found[0] is None
+    assert "7" in found
+    assert core.asked <= 2
+
+
+def test_a_frozen_core_is_lost_at_the_second_look(work: dict[str, float]) -> None:
+    async def ask() -> None:
+        pulse = pulse_of(Core(60.0))
+        assert await pulse.version() is None
+        with pytest.raises(ReplicaLostError, match="has not answered"):
+            await pulse.version()
+
+    asyncio.run(ask())
+
+
+def test_a_core_that_computes_for_ever_is_lost_in_the_end(work: dict[str, float]) -> None:
+    work["more"] = 0.5
+
+    async def ask() -> None:
+        pulse = pulse_of(Core(60.0), busy=0.1)
+        with pytest.raises(ReplicaLostError, match="has not answered"):
+            await looks(pulse, 20)
+
+    asyncio.run(ask())
+
+
+def test_several_may_ask_at_once(work: dict[str, float]) -> None:
+    async def ask() -> list[str | None]:
+        pulse = pulse_of(Core(0.015))
+        return list(await asyncio.gather(*(pulse.version() for _ in range(5))))
+
+    assert asyncio.run(ask()) == ["7"] * 5

@@ -1,0 +1,55 @@
+"""What killed runs leave in shared memory is given back, and nobody else's is touched."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+from raytune.models.shared_memory import claim
+
+
+def folder_of(parent: Path, name: str, pid: int, started: float, *, hours: float) -> Path:
+    folder = parent / name
+    folder.mkdir()
+    for path, text in (
+        (folder / "owner.json", json.dumps({"pid": pid, "started": started})),
+        (folder / "slot-0.bin", ""),
+    ):
+        path.write_text(text)
+        then = path.stat().st_mtime - 3600 * hours
+        os.utime(path, (then, then))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def dead() -> int:
+    """A process id that was in use once."""
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait(timeout=60)
+    return process.pid
+
+
+def test_only_old_folders_of_dead_processes_go(tmp_path: Path, dead: int) -> None:
+    now = psutil.Process().create_time()
+    gone = folder_of(tmp_path, "raytune-a", dead, now, hours=2)
+    young = folder_of(tmp_path, "raytune-b", dead, now, hours=0.5)
+    alive = folder_of(tmp_path, "raytune-c", os.getpid(), now, hours=2)
+    reused = folder_of(tmp_path, "raytune-d", os.getpid(), now - 9999, hours=2)
+    foreign = folder_of(tmp_path, "other-e", dead, now, hours=2)
+    nobodys = tmp_path / "raytune-f"
+    nobodys.mkdir()
+    claim(tmp_path / "raytune-new")
+    assert not gone.exists()
+    assert not reused.exists()
+    assert all(folder.exists() for folder in (young, alive, foreign, nobodys))
+
+
+def test_a_folder_is_taken_over(tmp_path: Path, dead: int) -> None:
+    mine = folder_of(tmp_path, "raytune-a", dead, 1.0, hours=2)
+    claim(mine)
+    assert json.loads((mine / "owner.json").read_text())["pid"] == os.getpid()
+    assert (mine / "slot-0.bin").exists()
