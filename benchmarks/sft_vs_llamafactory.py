@@ -43,7 +43,12 @@ class Side:
 _NO_CHECKPOINTING = "disable_gradient_checkpointing=true"
 # The fastest lines of the tables of settings in README.md.
 THEIR_BEST = Side("llamafactory", "bfloat16", None, ("bf16=true", _NO_CHECKPOINTING))
-OUR_BEST = Side("raytune", "bfloat16", None, ("bf16=true",))
+OUR_BEST = Side(
+    "raytune",
+    "bfloat16",
+    None,
+    ("bf16=true", "num_workers=2", "per_device_train_batch_size=1", "max_tokens_per_batch=1024"),
+)
 
 _ONE_ROW = ("per_device_train_batch_size=1", "gradient_accumulation_steps=4")
 _FOUR_ROWS = ("per_device_train_batch_size=4", "gradient_accumulation_steps=1")
