@@ -133,6 +133,16 @@ def _wait_for_turn(scheduler: Any, ticket: str, plan: Plan, deadline: float, tim
 def _create(plan: Plan, deadline: float, timeout: float) -> PlacementGroup:
     # Waiting for it is also what makes an autoscaler start nodes.
     group = placement_group([b.resources() for b in plan.bundles], strategy="PACK", name=PREFIX + plan.run)
+    try:
+        _wait_for_group(group, plan, deadline, timeout)
+    except BaseException:
+        # Ctrl-C among them: the driver may live on, and the reservation with it.
+        remove_placement_group(group)
+        raise
+    return group
+
+
+def _wait_for_group(group: PlacementGroup, plan: Plan, deadline: float, timeout: float) -> None:
     said: str | None = None
     while not group.wait(timeout_seconds=_POLL if said else 2.0):
         lacking = _lacking(plan)
@@ -144,9 +154,7 @@ def _create(plan: Plan, deadline: float, timeout: float) -> PlacementGroup:
             log.info("waiting for %s: %s%s", what, reason, without)
             said = reason
         if time.monotonic() > deadline:
-            remove_placement_group(group)
             raise _too_late(reason, timeout, lacking)
-    return group
 
 
 def _lacking(plan: Plan) -> PlacementError | None:
