@@ -8,6 +8,7 @@ the driver dies; what is held, and by whom, is read from Ray and not remembered 
 
 import time
 from collections import Counter
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import uuid4
@@ -133,12 +134,11 @@ def _wait_for_turn(scheduler: Any, ticket: str, plan: Plan, deadline: float, tim
 def _create(plan: Plan, deadline: float, timeout: float) -> PlacementGroup:
     # Waiting for it is also what makes an autoscaler start nodes.
     group = placement_group([b.resources() for b in plan.bundles], strategy="PACK", name=PREFIX + plan.run)
-    try:
+    with ExitStack() as failed:
+        # By Ctrl-C, too: the driver may live on, and the reservation with it.
+        failed.callback(remove_placement_group, group)
         _wait_for_group(group, plan, deadline, timeout)
-    except BaseException:
-        # Ctrl-C among them: the driver may live on, and the reservation with it.
-        remove_placement_group(group)
-        raise
+        failed.pop_all()
     return group
 
 
