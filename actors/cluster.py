@@ -47,13 +47,17 @@ def connected(cfg: ClusterConfig, *, cpus: float) -> Iterator[None]:
     else:
         # Without "local" Ray would join whatever cluster somebody started on this machine.
         local: dict[str, Any] = {"num_cpus": local_node(cfg, cpus=cpus).cpus, "include_dashboard": False}
-        before = set(psutil.Process().children())
+        before, started = set(psutil.Process().children()), set[psutil.Process]()
         try:
-            with _signals_wait():
-                ray.init("local", **(local | options))
+            try:
+                with _signals_wait():
+                    ray.init("local", **(local | options))
+            finally:
+                # Children that come later, such as a monitor's, are not Ray's.
+                started = set(psutil.Process().children()) - before
             yield
         finally:
-            _end_local(set(psutil.Process().children()) - before)
+            _end_local(started)
 
 
 @contextmanager
@@ -78,7 +82,7 @@ def _signals_wait() -> Iterator[None]:
         yield
     finally:
         for number, handler in handlers.items():
-            signal.signal(number, handler)  # SIGTERM's is Ray's by now, which knows nothing of saving
+            signal.signal(number, handler or signal.SIG_DFL)  # SIGTERM's is Ray's by now, which knows nothing of saving
         signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
     for number in caught[:1]:
         signal.raise_signal(number)

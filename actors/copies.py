@@ -7,9 +7,13 @@ import fcntl
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
+
+from raytune.errors import PlacementError
 
 _PREFIX = "raytune-"
 _HOLD = "held"
@@ -32,7 +36,8 @@ def claim(token: str) -> Path:
 def forget(token: str) -> None:
     """Delete the folder, whoever holds it."""
     folder = _root() / f"{_PREFIX}{token}"
-    shutil.rmtree(folder, ignore_errors=True)
+    with _one_at_a_time():
+        shutil.rmtree(folder, ignore_errors=True)
     if (hold := _holds.pop(folder, None)) is not None:
         os.close(hold)
 
@@ -41,8 +46,10 @@ def sweep() -> None:
     """Delete the folders of this user that no process holds any more."""
     with _one_at_a_time():
         for hold in _root().glob(f"{_PREFIX}*/{_HOLD}"):
-            if hold.stat().st_uid == os.getuid() and not _is_held(hold):
-                shutil.rmtree(hold.parent, ignore_errors=True)
+            # Another program may be tidying up as well.
+            with suppress(FileNotFoundError):
+                if hold.stat().st_uid == os.getuid() and not _is_held(hold):
+                    shutil.rmtree(hold.parent, ignore_errors=True)
 
 
 def _is_held(hold: Path) -> bool:
@@ -54,9 +61,19 @@ def _is_held(hold: Path) -> bool:
     return False
 
 
-def _one_at_a_time() -> FileLock:
+@contextmanager
+def _one_at_a_time() -> Iterator[None]:
     """No folder is swept between being made and being held."""
-    return FileLock(_root() / f".{_PREFIX}{os.getuid()}.lock", timeout=_DEADLINE)
+    lock = FileLock(_root() / f".{_PREFIX}{os.getuid()}.lock", timeout=_DEADLINE)
+    try:
+        lock.acquire()
+    except Timeout:
+        fix = "End the process that holds it, or remove the file."
+        raise PlacementError(f"waited {_DEADLINE:g} s for the lock {lock.lock_file}", fix=fix) from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _root() -> Path:

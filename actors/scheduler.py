@@ -8,6 +8,7 @@ the driver dies; what is held, and by whom, is read from Ray and not remembered 
 
 import time
 from collections import Counter
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import uuid4
@@ -133,6 +134,15 @@ def _wait_for_turn(scheduler: Any, ticket: str, plan: Plan, deadline: float, tim
 def _create(plan: Plan, deadline: float, timeout: float) -> PlacementGroup:
     # Waiting for it is also what makes an autoscaler start nodes.
     group = placement_group([b.resources() for b in plan.bundles], strategy="PACK", name=PREFIX + plan.run)
+    with ExitStack() as failed:
+        # By Ctrl-C, too: the driver may live on, and the reservation with it.
+        failed.callback(remove_placement_group, group)
+        _wait_for_group(group, plan, deadline, timeout)
+        failed.pop_all()
+    return group
+
+
+def _wait_for_group(group: PlacementGroup, plan: Plan, deadline: float, timeout: float) -> None:
     said: str | None = None
     while not group.wait(timeout_seconds=_POLL if said else 2.0):
         lacking = _lacking(plan)
@@ -144,9 +154,7 @@ def _create(plan: Plan, deadline: float, timeout: float) -> PlacementGroup:
             log.info("waiting for %s: %s%s", what, reason, without)
             said = reason
         if time.monotonic() > deadline:
-            remove_placement_group(group)
             raise _too_late(reason, timeout, lacking)
-    return group
 
 
 def _lacking(plan: Plan) -> PlacementError | None:

@@ -215,7 +215,7 @@ class Engine:
 
     def load_small_state(self, state: dict[str, Any]) -> None:
         """Load what `small_state` gave, after `load_state`. Settings stay the config's; a changed one is said aloud."""
-        before: dict[str, Any] = state["settings"]
+        before: dict[str, Any] = state.get("settings", self._settings)
         for key, now in self._settings.items():
             if before.get(key) != now:
                 log.info("%s was %s when the checkpoint was saved, is now %s", key, before.get(key), now)

@@ -6,11 +6,13 @@ from raytune.config.run import RunConfig
 Identity = dict[str, str]
 """Settings by key, as text for people. Made by `identity_of`, kept in run.json."""
 
-# A run may go on from a checkpoint of another folder with these changed: they shape no tensor of it.
+# A run may go on from a checkpoint of another folder with these changed. Tensors of another model do not fit, which the
+# loading of its weights says.
 SUBJECT = ("model_name_or_path", "stage", "dataset")
 _VOCABULARY = ("resize_vocab", "add_tokens", "add_special_tokens")
 _FREEZE = ("freeze_trainable_layers", "freeze_trainable_modules", "freeze_extra_modules")
 _NEW_ADAPTER = ("lora_rank", "lora_target", "additional_target", "use_rslora")
+_SETS = ("lora_target", "additional_target", "freeze_trainable_modules", "freeze_extra_modules")
 _FOLLOW_A_METRIC = ("reduce_lr_on_plateau", "greedy")
 
 
@@ -36,7 +38,9 @@ def identity_of(cfg: RunConfig) -> Identity:
                 found["lora_alpha"] = flat["lora_alpha"] or 2 * flat["lora_rank"]
         case "freeze":
             keys += _FREEZE
-    return {key: _text(value) for key, value in ({key: flat[key] for key in keys} | found).items()}
+    # Sets of names count whatever their order.
+    read = {key: sorted(flat[key]) if key in _SETS and flat[key] else flat[key] for key in keys}
+    return {key: _text(value) for key, value in (read | found).items()}
 
 
 def differences(before: Identity, now: Identity) -> list[str]:

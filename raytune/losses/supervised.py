@@ -8,7 +8,7 @@ from torch import Tensor
 from raytune.losses.reduce import LossSums
 
 # Logits widened to float32 at once: small enough to stay in a core's cache, large enough to fill a GPU.
-_WIDE_VALUES = {"cpu": 1 << 19, "cuda": 1 << 26}
+_ON_CPU, _ELSEWHERE = 1 << 19, 1 << 26
 
 
 def cross_entropy(logits: Tensor, labels: Tensor, *, label_smoothing: float = 0.0) -> LossSums:
@@ -33,12 +33,14 @@ class _CrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, logits: Tensor, labels: Tensor, smoothing: float) -> tuple[Tensor, Tensor]:
         vocabulary = logits.shape[1]
-        rows = max(_WIDE_VALUES[logits.device.type] // vocabulary, 1)
+        rows = _rows_at_once(logits)
         total = torch.zeros((), dtype=torch.float64, device=logits.device)
         correct = torch.zeros((), dtype=torch.int64, device=logits.device)
-        grad = torch.empty_like(logits)  # untouched, and so without memory, in an evaluation
-        for part, label, into in zip(logits.split(rows), labels.split(rows), grad.split(rows), strict=True):
-            label = label[:, None]
+        # float16 ends at 6e-8, and the scale of the loss, which keeps gradients above it, comes later.
+        narrow = torch.float32 if logits.dtype is torch.float16 else logits.dtype
+        grad = torch.empty_like(logits if ctx.needs_input_grad[0] else logits[:0], dtype=narrow)
+        for start in range(0, len(logits), rows):
+            part, label = logits[start : start + rows], labels[start : start + rows, None]
             probs = torch.softmax(part, dim=-1, dtype=torch.float32)
             best, at = part.max(dim=-1, keepdim=True)
             # Of all probabilities the largest is the exact one: at least 1 / V, whatever the label's.
@@ -50,12 +52,21 @@ class _CrossEntropy(torch.autograd.Function):
             total += (log_z - wanted).sum(dtype=torch.float64)
             correct += (at == label).sum()
             if ctx.needs_input_grad[0]:
-                into.copy_(probs.scatter_add_(1, label, torch.full_like(log_z, smoothing - 1)))
+                grad[start : start + rows] = probs.scatter_add_(1, label, torch.full_like(log_z, smoothing - 1))
         ctx.save_for_backward(grad)
+        ctx.dtype = logits.dtype
         ctx.mark_non_differentiable(correct)
         return total.float(), correct
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
         (grad,) = ctx.saved_tensors
-        return grad * grads[0], None, None
+        scaled = torch.empty_like(grad, dtype=ctx.dtype)
+        for part, into in zip(grad.split(_rows_at_once(grad)), scaled.split(_rows_at_once(grad)), strict=True):
+            # In float32: a factor such as 1 / 451, rounded to bfloat16, would be off for every value alike.
+            into.copy_(part.float() * grads[0])
+        return scaled, None, None
+
+
+def _rows_at_once(logits: Tensor) -> int:
+    return max((_ON_CPU if logits.device.type == "cpu" else _ELSEWHERE) // logits.shape[1], 1)

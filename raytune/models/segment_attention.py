@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface
+from transformers import AttentionInterface, AttentionMaskInterface
 
 NAME = "raytune_segments"
 # Queries of one product. Shorter blocks waste less above the diagonal but make products too small for the cores.
@@ -39,6 +39,8 @@ class Span(NamedTuple):
 def register() -> None:
     """Make the implementation known to transformers, for `model.set_attn_implementation(NAME)`."""
     AttentionInterface.register(NAME, segment_attention)
+    # Without an entry of its own transformers would drop a mask of padding without a word.
+    AttentionMaskInterface.register(NAME, _refuse_padding)
 
 
 def serves(model: Any) -> bool:
@@ -74,6 +76,8 @@ def segment_attention(
     if attention_mask is not None or dropout:
         raise ValueError("this attention knows causality and the borders of samples, no other mask and no dropout")
     batch, _, length, _ = query.shape
+    if key.shape[2] != length:
+        raise ValueError("this attention is for training: it has no use for a cache of earlier keys")
     if spans is None:
         return _attend(query, key, value, scaling, [Span(0, length)]).transpose(1, 2), None
     query, key, value = (part.transpose(0, 1).flatten(1, 2)[None] for part in (query, key, value))  # [1, H, B * T, D]
@@ -82,7 +86,13 @@ def segment_attention(
 
 
 def _attend(query: Tensor, key: Tensor, value: Tensor, scaling: float, spans: Sequence[Span]) -> Tensor:
-    return _SegmentAttention.apply(query, key, value, scaling, spans)  # type: ignore[return-value]
+    """Under autocast queries and keys may come in float32 (rotary embeddings) and values in the narrower type."""
+    kind = query.device.type
+    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else value.dtype
+    query, key, value = (part.to(dtype) for part in (query, key, value))
+    # The gradient is taken outside of autocast; the products here must be of the same types as there.
+    with torch.autocast(kind, enabled=False):
+        return _SegmentAttention.apply(query, key, value, scaling, spans)  # type: ignore[return-value]
 
 
 def _blocks(spans: Sequence[Span]) -> list[tuple[Span, int]]:
@@ -105,6 +115,12 @@ def _add_seen(total: Tensor, span: Span, part: Tensor) -> None:
     if span.prefix:
         total[:, 0, span.prefix_start : span.prefix_end] += part[:, : span.prefix]
     total[:, 0, span.start : span.end] += part[:, span.prefix :]
+
+
+def _refuse_padding(*_args: Any, attention_mask: Tensor | None = None, **_kwargs: Any) -> None:
+    """transformers' mask function: plain causal rows need no mask, and there is none for padding on the left."""
+    if attention_mask is not None and not bool(attention_mask.all()):
+        raise ValueError("this attention takes no mask of padding; set another attention to generate")
 
 
 class _SegmentAttention(torch.autograd.Function):

@@ -35,6 +35,7 @@ def test_what_shapes_the_state_of_a_run_is_part_of_it(before, after, keys):
     [
         ({}, {"lora_alpha": 16}),
         ({}, {"optim": "adamw_torch"}),
+        ({"lora_target": "q_proj,v_proj"}, {"lora_target": "v_proj,q_proj"}),
         ({}, {"lr_scheduler_type": "cosine", "learning_rate": 1e-3, "num_train_epochs": 9}),
         ({}, {"lora_dropout": 0.1, "num_workers": 2, "per_device_train_batch_size": 1}),
         ({"finetuning_type": "full"}, {"finetuning_type": "full", "lora_rank": 4}),

@@ -41,9 +41,10 @@ def test_gradient_equals_torchs(smoothing, dtype):
     logits = (5 * torch.randn(23, 50_000, generator=generator)).to(dtype).requires_grad_()
     labels = torch.randint(50_000, (23,), generator=generator)
     expected = torch.nn.functional.cross_entropy(logits.float(), labels, reduction="sum", label_smoothing=smoothing)
-    (wanted,) = torch.autograd.grad(0.3 * expected, logits)
+    (wanted,) = torch.autograd.grad(expected / 451, logits)  # 1 / 451 is not a number of bfloat16
     sums = cross_entropy(logits, labels, label_smoothing=smoothing)
-    (found,) = torch.autograd.grad(0.3 * sums.loss, logits)
+    (found,) = torch.autograd.grad(sums.loss / 451, logits)
+    assert found.double().abs().sum().item() == pytest.approx(wanted.double().abs().sum().item(), rel=1e-3)
     assert sums.loss.item() == pytest.approx(expected.item(), rel=1e-5)
     assert found.dtype == dtype
     torch.testing.assert_close(found, wanted, rtol=1e-2 if dtype == torch.bfloat16 else 1e-4, atol=1e-7)
@@ -52,3 +53,12 @@ def test_gradient_equals_torchs(smoothing, dtype):
 def test_a_hopeless_label_has_a_finite_loss():
     # exp(-200) is zero in float32; the loss is 200 all the same.
     assert cross_entropy(torch.tensor([[200.0, 0.0]]), torch.tensor([1])).loss.item() == pytest.approx(200.0)
+
+
+def test_small_float16_gradients_outlive_the_scale_of_the_loss():
+    logits = torch.zeros(1, 50_000, dtype=torch.float16)
+    logits[0, 7] = 20.0  # every other token has a probability near 2e-9, below the smallest float16
+    logits.requires_grad_()
+    (found,) = torch.autograd.grad(65536.0 * cross_entropy(logits, torch.tensor([7])).loss, logits)
+    expected = 65536.0 / (50_000 - 1 + math.exp(20.0))
+    assert found[0, 0].item() == pytest.approx(expected, rel=1e-2)

@@ -82,6 +82,30 @@ def test_another_mask_is_refused() -> None:
         segment_attention.segment_attention(torch.nn.Identity(), query, key, value, torch.zeros(1, 1, 8, 8), SCALE)
 
 
+def test_types_that_autocast_mixes_give_gradients() -> None:
+    wide = heads(1, 300)
+    query, key, value = (part.detach().requires_grad_() for part in wide)
+    grad = torch.randn(1, 300, 6, 16, generator=torch.Generator().manual_seed(1))
+    expected = torch.autograd.grad(dense(*wide, torch.zeros(1, 300)), wide, grad)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        narrow = value.bfloat16()  # rotary embeddings leave queries and keys in float32
+        found, _ = segment_attention.segment_attention(torch.nn.Identity(), query, key, narrow, None, SCALE)
+    assert found.dtype == torch.bfloat16
+    for mine, theirs in zip(torch.autograd.grad(found, (query, key, value), grad.bfloat16()), expected, strict=True):
+        assert torch.nn.functional.cosine_similarity(mine.flatten(), theirs.flatten(), dim=0) > 0.999
+
+
+def test_padding_on_the_left_and_caches_are_refused() -> None:
+    segment_attention.register()
+    model = tiny_model()
+    model.set_attn_implementation(segment_attention.NAME)
+    ids = torch.tensor([[2, 2, 5, 9, 13]])
+    with pytest.raises(ValueError, match="mask of padding"):
+        model(ids, attention_mask=torch.tensor([[0, 0, 1, 1, 1]]))
+    with pytest.raises(ValueError, match="for training"):
+        model.generate(ids, max_new_tokens=2, do_sample=False)
+
+
 @pytest.mark.parametrize(
     ("model_type", "settings", "served"),
     [

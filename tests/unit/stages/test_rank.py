@@ -16,6 +16,7 @@ from raytune.data.pack import pack_rows
 from raytune.data.prepared import PreparedData
 from raytune.data.store import Manifest, to_table, write_block, write_manifest
 from raytune.errors import TrainError
+from raytune.models import segment_attention
 from raytune.models.tokenizer import load_tokenizer
 from raytune.stages.rank import RankTrainer
 from raytune.types import IGNORE_INDEX, Encoded, Message, Sample
@@ -97,6 +98,7 @@ def assert_same(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
         {"max_tokens_per_batch": 130},
         {"max_tokens_per_batch": 512},
         {"per_device_train_batch_size": 2, "gradient_checkpointing": True},
+        {"max_tokens_per_batch": 512, "gradient_checkpointing": True},
     ],
     ids=str,
 )
@@ -122,6 +124,7 @@ def test_what_rows_begin_with_is_computed_once_unless_something_random_meets_it(
     ]
     question = len("<|im_start|>user\nsay ") - len("<|im_start|>") + 1
     num_tokens = sum(len(row.input_ids) for row in rows)
+    assert rank.model.config._attn_implementation == segment_attention.NAME
     assert batch.lengths == [num_tokens - (len(rows) - 1) * question if shared else num_tokens]
 
 
@@ -178,11 +181,16 @@ def test_a_nan_loss_stops_before_the_weights_change_and_names_the_rows(tmp_path)
         assert torch.equal(value, before[name]), name
 
 
+@pytest.mark.parametrize(
+    "method",
+    [{}, {"finetuning_type": "full"}, {"finetuning_type": "freeze"}, {"additional_target": "embed_tokens"}],
+    ids=str,
+)
 @pytest.mark.parametrize("precision", [{"bf16": True}, {"pure_bf16": True}, {"fp16": True}], ids=str)
-def test_lower_precisions_learn_and_stay_near_fp32(tmp_path, precision):
-    cfg = run_config(tmp_path, **precision)
+def test_lower_precisions_learn_and_stay_near_fp32(tmp_path, precision, method):
+    cfg = run_config(tmp_path, **precision, **method)
     data = store(tmp_path / "rows", encode(cfg))
-    wide = started(run_config(tmp_path), data)
+    wide = started(run_config(tmp_path, **method), data)
     narrow = started(cfg, data)
     first = narrow.train_step(1, Position()).loss
     assert first == pytest.approx(wide.train_step(1, Position()).loss, rel=2e-2)
