@@ -5,6 +5,7 @@ answers -> groups in a drawn order -> mini-batches -> answers to one prompt toge
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -90,7 +91,7 @@ def plan_update(samples: Sequence[PolicySample], cut: Cut, *, seed: Sequence[int
     return shares
 
 
-def with_groups(share: Share, groups: Mapping[Hashable, Group]) -> Share:
+def with_groups(share: Share, groups: Mapping[Any, Group]) -> Share:
     """The same share with the groups themselves as payloads. Args: groups: by the payload that stood for them."""
     samples = tuple(replace(sample, payload=groups[sample.payload]) for sample in share.samples)
     return replace(share, samples=samples)
