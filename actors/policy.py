@@ -100,8 +100,7 @@ class PolicyGroup(TrainerGroup):
         role: str = "trainer",
     ) -> None:
         super().__init__(cfg, plan, group, shared=shared, role=role, worker=PolicyWorker)
-        self._cfg, self._rule = cfg, rule
-        self._epochs, self._minibatches = epochs, minibatches
+        self._rule, self._epochs, self._minibatches = rule, epochs, minibatches
 
     @property
     def workers(self) -> list[Any]:
@@ -120,20 +119,18 @@ class PolicyGroup(TrainerGroup):
         from raytune.stages.policy_plan import Cut
 
         self._wait("load the model", building, timeout=_BUILD_DEADLINE)
-        facts: PolicyFacts = self._all(
+        self._facts: PolicyFacts = self._all(
             "prepare training", lambda w: w.start_policy.remote(total_steps, longest), timeout=_BUILD_DEADLINE
         )[0]
-        train = self._cfg.train
         self._cut = Cut(
             num_ranks=len(self._workers),
             minibatches=self._minibatches,
             epochs=self._epochs,
-            micro_rows=train.per_device_train_batch_size,
-            max_tokens=train.max_tokens_per_batch,
-            joined=facts.joined,
-            fixed_tokens=facts.fixed_tokens,
+            max_tokens=self._facts.max_tokens,
+            joined=self._facts.joined,
+            fixed_tokens=self._facts.fixed_tokens,
         )
-        return facts
+        return self._facts
 
     def update(self, step: int, samples: Sequence[PolicySample]) -> PolicyResult:
         from raytune.stages.policy_loss import explained
@@ -168,7 +165,7 @@ class PolicyGroup(TrainerGroup):
     def _shares(self, samples: Sequence[PolicySample], step: int) -> "list[Share]":
         from raytune.stages.policy_plan import plan_update
 
-        return plan_update(samples, self._cut, seed=(self._cfg.train.seed, step))
+        return plan_update(samples, self._cut, seed=(self._facts.seed, step))
 
 
 def _means(sums: "Sequence[UpdateSums]") -> dict[str, float]:

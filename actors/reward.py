@@ -11,7 +11,7 @@ from typing import Any
 import ray
 from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 
-from actors.reward_desk import Desk, RewardCounts, RewardLimits
+from actors.reward_desk import RewardCounts, RewardLimits, start_desk
 from actors.reward_model import ModelReward
 from actors.reward_seats import START_DEADLINE
 from raytune.config.model import ModelConfig
@@ -34,7 +34,7 @@ class RewardJob:
     """How answers are scored.
 
     Args: model, template: the policy's, for its tokenizer. columns: those of the prompts' rows; None if not known.
-    max_length: most tokens in an answer. reward_model: the RewardModelWorker's handle, if there is one.
+    max_length: most tokens in an answer. reward_model: name of the RewardModelWorker, if there is one.
 
     Example: RewardJob(cfg.reward, cfg.model, cfg.template, columns=("prompt", "solution"), max_length=64)
     """
@@ -44,7 +44,7 @@ class RewardJob:
     template: TemplateConfig
     columns: tuple[str, ...] | None
     max_length: int
-    reward_model: Any = None
+    reward_model: str | None = None
 
 
 class RewardWorker:
@@ -88,20 +88,21 @@ def load_functions(job: RewardJob, model: ModelReward | None) -> list[RewardFunc
     from raytune.stages.scoring import GIVEN
 
     columns = None if job.columns is None else {*GIVEN, *job.columns}
-    own, last = split_weights(job)
-    rewards = load_rewards(own, columns=columns, max_length=job.max_length)
-    if model is None:
-        return rewards
-    accepts = frozenset({"completions", "token_rows"})
-    return [*rewards, RewardFunction(MODEL, model, last, accepts=accepts, awaits=True)]
-
-
-def split_weights(job: RewardJob) -> tuple[RewardConfig, float]:
-    """The config of the functions alone, and the reward model's weight: the one after the functions', else 1."""
     weights = job.reward.reward_weights
-    if job.reward_model is None or len(weights) != len(listed(job.reward)) + 1:
-        return job.reward, 1.0
-    return job.reward.model_copy(update={"reward_weights": weights[:-1]}), weights[-1]
+    if model is None or len(weights) != len(listed(job.reward)) + 1:
+        rewards = load_rewards(job.reward, columns=columns, max_length=job.max_length)
+        return rewards if model is None else [*rewards, model_function(model, 1.0)]
+    # The last weight is the model's; the functions may all be there to be watched only.
+    own = job.reward.model_copy(update={"reward_weights": ()})
+    rewards = load_rewards(own, columns=columns, max_length=job.max_length)
+    weighted = [replace(reward, weight=weight) for reward, weight in zip(rewards, weights, strict=False)]
+    return [*weighted, model_function(model, weights[-1])]
+
+
+def model_function(model: ModelReward, weight: float) -> RewardFunction:
+    """The reward model as a function among others."""
+    accepts = frozenset({"completions", "token_rows"})
+    return RewardFunction(MODEL, model, weight, accepts=accepts, awaits=True)
 
 
 class RewardPool:
@@ -109,6 +110,8 @@ class RewardPool:
 
     A group whose worker dies or takes too long is tried elsewhere; after `limits.attempts` its samples count as
     unscorable. Scoring a group twice gives the same, so callers may submit it again.
+
+    `decoder` refers to what decodes the policy's tokens, for transcripts.
 
     Args: places: Ray's options of each worker (num_cpus, scheduling_strategy, ...), one a worker.
     Errors: what load_rewards raises; RewardError if workers do not start.
@@ -118,9 +121,10 @@ class RewardPool:
         if not places:
             raise RewardError("a reward pool needs a worker", fix="Set the number of reward workers to 1 or more.")
         limits = limits or RewardLimits.of(job.reward)
-        # The task's result is the workers' second argument: they are placed at once, and made when it is there.
-        decoder = ray.remote(num_cpus=0)(make_decoder).remote(job)
-        self._desk: Any = Desk.remote(RewardWorker, (job, decoder), [dict(place) for place in places], limits)
+        self._desk = start_desk(
+            RewardWorker, job, make_decoder, [dict(place) for place in places], limits, job.reward_model
+        )
+        self.decoder = self._desk.shared.remote()
         try:
             ray.get(self._desk.start.remote(), timeout=START_DEADLINE + _ANSWER_DEADLINE)
         except GetTimeoutError:

@@ -2,13 +2,14 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import ray
 from ray.exceptions import RayActorError, RayError, RayTaskError
 
+from actors.reward_model import model_loaded
 from actors.reward_seats import Seat, Seats, first_line
 from raytune.config.reward import RewardConfig
 from raytune.log import get_logger
@@ -77,13 +78,24 @@ class RewardDesk:
     """An async actor: many groups may wait here, and each worker has one at a time.
 
     A desk that was restarted starts its workers anew with the first group; what it knew is scored again.
+
+    Args: kind: class of the workers, made with `job` and what the task prepare(job) returns. model: name of the reward
+    model that they ask, which must be loaded before a group is tried again.
     """
 
     def __init__(
-        self, kind: type[Any], made_of: Sequence[Any], places: Sequence[dict[str, Any]], limits: RewardLimits
+        self,
+        kind: type[Any],
+        job: Any,
+        prepare: Callable[[Any], Any],
+        places: Sequence[dict[str, Any]],
+        limits: RewardLimits,
+        model: str | None = None,
     ) -> None:
         self._limits = limits
-        self._made = (ray.remote(kind), made_of, places)
+        self._model = model
+        self._made = (ray.remote(kind), job, ray.remote(num_cpus=0)(prepare), places)
+        self._shared: Any = None
         self._starting: asyncio.Task[tuple[Seats, dict[str, float]]] | None = None
         self._counts: Counter[str] = Counter()
         self._poison: dict[str, str] = {}
@@ -99,9 +111,16 @@ class RewardDesk:
         return await asyncio.shield(self._starting)
 
     async def _start(self) -> tuple[Seats, dict[str, float]]:
-        kind, made_of, places = self._made
-        seats = Seats(kind, made_of, places, wait=self._limits.wait)
+        kind, job, prepare, places = self._made
+        # Workers are placed at once, and made when what they share is there.
+        self._shared = prepare.remote(job)
+        seats = Seats(kind, (job, self._shared), places, wait=self._limits.wait)
         return seats, await seats.start()
+
+    async def shared(self) -> Any:
+        """What `prepare` made for the workers."""
+        await self._started()
+        return await self._shared
 
     async def score(self, boxed: Sequence[Any]) -> ScoredGroup:
         """Score the group behind boxed[0], once it is there: who asks keeps the deadline of its making.
@@ -123,6 +142,8 @@ class RewardDesk:
                 return self._counted(found)
             trouble = found
             self._counts[trouble.kind] += 1
+            if trouble.kind == "unavailable" and self._model is not None:
+                await model_loaded(self._model)
         if trouble is not None:
             self._counts["retries"] += len(tried) - 1
             self._poison[name] = f"{trouble.why} ({len(tried)} attempts)"
@@ -178,4 +199,14 @@ async def _made(group: Any) -> Group:
         raise error.cause from error
 
 
-Desk = ray.remote(num_cpus=0, max_restarts=3, max_task_retries=3, max_concurrency=_MAX_WAITING)(RewardDesk)
+def start_desk(
+    kind: type[Any],
+    job: Any,
+    prepare: Callable[[Any], Any],
+    places: Sequence[dict[str, Any]],
+    limits: RewardLimits,
+    model: str | None = None,
+) -> Any:
+    """Start a desk's process and return its handle; `start` tells when its workers are there."""
+    actor = ray.remote(RewardDesk).options(num_cpus=0, max_restarts=3, max_task_retries=3, max_concurrency=_MAX_WAITING)
+    return actor.remote(kind, job, prepare, places, limits, model)

@@ -4,12 +4,14 @@ import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
+from uuid import uuid4
 
 import ray
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
 
 from raytune.config.model import ModelConfig
-from raytune.errors import ConfigError, RewardError
+from raytune.config.reward import RewardConfig
+from raytune.errors import RaytuneError, RewardError
 from raytune.rewards.attempt import Attempt, describe
 from raytune.rewards.base import Completion, RewardUnavailable
 
@@ -17,6 +19,8 @@ WINDOW = 0.02
 """Seconds that the first rows of a batch wait for more; a pass over the model takes longer."""
 MAX_ROWS = 64
 LOAD_DEADLINE = 1800.0
+_LOADING_SHARE, _SCORING_SHARE = 0.2, 0.7
+"""Of a function's time limit: it gives up by itself, and says why, before it is stopped."""
 _MAX_WAITING = 10_000
 
 
@@ -26,6 +30,47 @@ class Scorer(Protocol):
     def score(self, rows: Sequence[Sequence[int]]) -> list[float]:
         """Score prompt and answer of each row, as token ids."""
         ...
+
+
+# Made on the driver, called in the reward model's process.
+@dataclass(frozen=True, slots=True)
+class ModelJob:
+    """Which reward model to load, and whose tokens it reads.
+
+    Example: ModelJob(policy=cfg.model, model=cfg.model, adapters=("saves/rm",), cutoff_len=2048)
+    """
+
+    policy: ModelConfig
+    model: ModelConfig
+    adapters: tuple[str, ...]
+    cutoff_len: int
+
+    def __call__(self) -> Scorer:
+        """Load it. Raises: ModelError for a folder that is no reward model, or one with another tokenizer."""
+        import torch
+
+        from raytune.models.scorer import check_same_tokenizer, load_scorer
+
+        if self.model != self.policy:
+            check_same_tokenizer(self.policy, self.model)
+        on_gpu = torch.cuda.is_available() and ray.get_gpu_ids()
+        device = torch.device("cuda", 0) if on_gpu else torch.device("cpu")
+        dtype = torch.bfloat16 if on_gpu else torch.float32
+        return load_scorer(self.model, self.adapters, dtype=dtype, device=device, cutoff_len=self.cutoff_len)
+
+
+def model_job(reward: RewardConfig, policy: ModelConfig, *, cutoff_len: int) -> ModelJob | None:
+    """What reward_model, its type and its adapters ask for; None where no trained reward model is named."""
+    if reward.reward_model is None:
+        return None
+    match reward.reward_model_type:
+        case "api":
+            return None
+        case "lora":
+            return ModelJob(policy, policy, (reward.reward_model,), cutoff_len)
+        case "full":
+            model = policy.model_copy(update={"model_name_or_path": reward.reward_model})
+            return ModelJob(policy, model, reward.reward_model_adapters, cutoff_len)
 
 
 @dataclass(slots=True)
@@ -41,15 +86,22 @@ class RewardModelWorker:
     """
 
     def __init__(self, make: Callable[[], Scorer], *, window: float = WINDOW, max_rows: int = MAX_ROWS) -> None:
-        self._scorer = make()
+        self._make = make
         self._window, self._max_rows = window, max_rows
+        self._loading: asyncio.Task[Scorer] | None = None
         self._waiting: list[_Waiting] = []
         self._turn: asyncio.Task[None] | None = None
         self._num_batches = 0
 
-    async def ready(self) -> bool:
-        """Answers when the model is loaded."""
-        return True
+    async def load(self) -> None:
+        """Load the model, once. Errors: what loading it raises."""
+        await self._loaded()
+
+    async def _loaded(self) -> Scorer:
+        # Not in __init__: what that raises reaches nobody but the log, and a restarted actor loads with the first rows.
+        if self._loading is None:
+            self._loading = asyncio.get_running_loop().create_task(asyncio.to_thread(self._make))
+        return await asyncio.shield(self._loading)
 
     async def score(self, rows: Sequence[Sequence[int]]) -> list[float]:
         """Score rows of token ids, in a batch with those of other callers."""
@@ -72,7 +124,8 @@ class RewardModelWorker:
             rows = [row for one in batch for row in one.rows]
             self._num_batches += 1
             with Attempt() as attempt:
-                scores = await asyncio.to_thread(self._scorer.score, rows)
+                scorer = await self._loaded()
+                scores = await asyncio.to_thread(scorer.score, rows)
             if attempt.raised is not None:
                 _refuse(batch, describe(attempt.raised))
                 continue
@@ -99,61 +152,76 @@ def _refuse(batch: Sequence[_Waiting], why: str) -> None:
 
 
 class ModelReward:
-    """A reward function that asks a RewardModelWorker. Args: seconds: deadline of a batch.
+    """A reward function that asks a RewardModelWorker.
 
-    A model that does not answer in time is started anew, so that the group's next attempt finds it working.
+    A model that does not answer in time is started anew, unless it is still loading: who tries the group again waits
+    for that first (await_reward_model).
+
+    Args: name: of the worker. seconds: deadline of a batch.
     """
 
-    def __init__(self, worker: Any, *, seconds: float) -> None:
-        self._worker = worker
-        self._seconds = seconds
+    def __init__(self, name: str, *, seconds: float) -> None:
+        self._name = name
+        self._loading = _LOADING_SHARE * seconds
+        self._scoring = _SCORING_SHARE * seconds
         self.trouble: str | None = None
         """Why the last call failed, if it did."""
 
     async def __call__(self, completions: Sequence[Completion], token_rows: Sequence[Sequence[int]]) -> list[float]:
         """Raises RewardUnavailable if the model died, hangs, or cannot score."""
         self.trouble = None
+        worker = ray.get_actor(self._name)
+        loaded = False
         try:
-            return await asyncio.wait_for(self._worker.score.remote(token_rows), self._seconds)
+            await asyncio.wait_for(worker.load.remote(), self._loading)
+            loaded = True
+            return await asyncio.wait_for(worker.score.remote(token_rows), self._scoring)
         except RayTaskError as error:
             self.trouble = str(error.cause)
         except RayActorError:
             self.trouble = "the reward model's process died"
         except TimeoutError:
-            ray.kill(self._worker, no_restart=False)
-            self.trouble = f"the reward model gave no scores within {self._seconds:g} s"
+            self.trouble = "the reward model is loading"
+            if loaded:
+                self.trouble = f"the reward model gave no scores within {self._scoring:g} s"
+                ray.kill(worker, no_restart=False)
         raise RewardUnavailable(self.trouble)
 
 
-def start_reward_model(make: Callable[[], Scorer], place: dict[str, Any]) -> Any:
-    """Start the actor in a bundle of its own and begin to load. Args: place: Ray's options (num_gpus, ...)."""
+def start_reward_model(make: Callable[[], Scorer], place: dict[str, Any]) -> tuple[str, Any]:
+    """Start the actor in a bundle of its own; returns its name, by which workers find it, and its handle.
+
+    Args: make: a ModelJob. place: Ray's options (num_gpus, scheduling_strategy, ...).
+    """
+    name = f"reward-model-{uuid4().hex}"
     actor = ray.remote(RewardModelWorker).options(
-        max_restarts=-1, max_task_retries=2, max_concurrency=_MAX_WAITING, **place
+        name=name, max_restarts=-1, max_task_retries=2, max_concurrency=_MAX_WAITING, **place
     )
-    return actor.remote(make)
+    return name, actor.remote(make)
 
 
 def await_reward_model(worker: Any) -> None:
-    """Wait until the model is loaded. Errors: what loading it raised."""
+    """Wait until the model is loaded. Errors: what loading raises; RewardError if its process dies or is too slow."""
     try:
-        ray.get(worker.ready.remote(), timeout=LOAD_DEADLINE)
-    except ray.exceptions.GetTimeoutError:
-        raise RewardError(f"the reward model did not load within {LOAD_DEADLINE:g} s") from None
-    except RayActorError as error:
-        raise RewardError(f"the reward model does not load: {str(error).strip().splitlines()[-1]}") from None
+        ray.get(worker.load.remote(), timeout=LOAD_DEADLINE)
+    except (RayError, GetTimeoutError) as error:
+        raise _cause(error) from None
 
 
-def check_same_vocabulary(policy: ModelConfig, reward: ModelConfig) -> None:
-    """Token ids of the policy must mean the same to its reward model. Raises: ConfigError."""
-    from raytune.models.tokenizer import load_tokenizer
+async def model_loaded(name: str) -> None:
+    """The same in an event loop, for a model that was started anew."""
+    try:
+        await asyncio.wait_for(ray.get_actor(name).load.remote(), LOAD_DEADLINE)
+    except (RayError, TimeoutError) as error:
+        raise _cause(error) from None
 
-    ours, theirs = load_tokenizer(policy).get_vocab(), load_tokenizer(reward).get_vocab()
-    if ours == theirs:
-        return
-    differ = next(token for token in [*ours, *theirs] if ours.get(token) != theirs.get(token))
-    raise ConfigError(
-        f"the reward model has another tokenizer: token {differ!r} is {ours.get(differ)} to the policy and "
-        f"{theirs.get(differ)} to it",
-        where=f"reward_model: {reward.model_name_or_path}",
-        fix="Use a reward model that was trained from a model with the policy's tokenizer.",
-    )
+
+def _cause(error: BaseException) -> RaytuneError:
+    match error:
+        case RayTaskError():
+            inner = error.cause
+            return inner if isinstance(inner, RaytuneError) else RewardError(f"the reward model does not load: {inner}")
+        case RayActorError():
+            return RewardError("the reward model's process died while it loaded", fix="Most often memory ran out.")
+        case _:
+            return RewardError(f"the reward model did not load within {LOAD_DEADLINE:g} s")

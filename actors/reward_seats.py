@@ -106,18 +106,18 @@ class Seats:
         task.add_done_callback(self._revivals.discard)
 
     async def _revive(self, seat: Seat) -> None:
-        for _ in range(_FAILED_STARTS):
+        for attempt in range(1, _FAILED_STARTS + 1):
             try:
                 await self._load(seat)
                 return
             except (RayError, TimeoutError) as error:
-                last = _cause(error)
-                log.warning("a reward worker does not start again: %s", last)
-                ray.kill(seat.actor)
+                why = _cause(error)
+            log.warning("a reward worker does not start again: %s", why)
+            ray.kill(seat.actor)
+            if attempt < _FAILED_STARTS:
                 self._sit(seat)
-        ray.kill(seat.actor)
-        if self.num_alive == 1:
-            self._failure = RewardError(f"no reward worker is left: {last}")
+            elif self.num_alive == 1:
+                self._failure = RewardError(f"no reward worker is left: {why}")
         await self._set(seat, "gone")
 
 

@@ -30,8 +30,8 @@ class WeightReceiver:
 
     def begin(self, entries: list[tuple[str, str, tuple[int, ...]]]) -> None:
         """Take the slot that was written before last."""
+        from raytune.models.entries import Entry
         from raytune.models.flat import FlatWriter
-        from raytune.models.published import Entry
 
         if self._writer is None:
             wanted = [Entry(name, dtype, tuple(shape)) for name, dtype, shape in entries]
@@ -54,7 +54,7 @@ class WeightReceiver:
 
     def put_adapter(self, name: str, files: dict[str, bytes], kept: int) -> str:
         """Write an adapter's folder and return its path."""
-        from raytune.models.adapter_file import write_files
+        from raytune.models.adapter_folder import write_files
 
         folder = self._folder / name
         write_files(folder, files)

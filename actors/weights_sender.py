@@ -19,8 +19,8 @@ from raytune.errors import RolloutError
 if TYPE_CHECKING:
     from torch import nn
 
+    from raytune.models.entries import Entry
     from raytune.models.flat import FlatWriter, Header
-    from raytune.models.published import Entry
 
 # Buckets that are on their way to one node at a time: they fill its object store.
 _IN_FLIGHT = 3
@@ -34,7 +34,8 @@ class WeightSender:
 
     def __init__(self, model: "nn.Module", settings: WeightSettings, *, rank: int) -> None:
         from raytune.models.adapter_file import obstacle
-        from raytune.models.published import TORCH_DTYPES, Published
+        from raytune.models.entries import TORCH_DTYPES
+        from raytune.models.published import Published
         from raytune.models.shared_memory import claim
 
         self._model, self._settings, self._writes = model, settings, rank == 0
@@ -153,7 +154,7 @@ class WeightSender:
         return self._spread_adapter(receivers, {"write": time.monotonic() - started})
 
     def _spread_adapter(self, receivers: Mapping[str, Any], seconds: dict[str, float]) -> Sent:
-        from raytune.models.adapter_file import read_files
+        from raytune.models.adapter_folder import read_files
 
         if not self._adapters:
             self._require_newest()

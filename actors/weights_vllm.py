@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from raytune.errors import RolloutError
-from raytune.models.adapter_file import verify_adapter
+from raytune.models.adapter_folder import verify_adapter
 from raytune.models.updates import UpdateReader
 
 if TYPE_CHECKING:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -13,7 +12,7 @@ if TYPE_CHECKING:
 class Decodes(Protocol):
     """What a transformers tokenizer and a Decoder have in common."""
 
-    def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool) -> object:
+    def decode(self, token_ids: list[int], skip_special_tokens: bool = False) -> object:
         """The text of ids."""
         ...
 
@@ -30,7 +29,7 @@ class Decoder:
         self._json = json
         self._tokenizer: Tokenizer | None = None
 
-    def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool) -> str:
+    def decode(self, token_ids: list[int], skip_special_tokens: bool = False) -> str:
         """The text of ids, as the transformers tokenizer decodes them."""
         if self._tokenizer is None:
             from tokenizers import Tokenizer

@@ -1,25 +1,20 @@
 """A LoRA adapter as a folder that peft and vLLM read, a new one for each version; nothing else of the model travels."""
 
 import copy
-import json
 import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
-import xxhash
 from peft import PeftModel, get_peft_model_state_dict
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from raytune.errors import RolloutError
+from raytune.models.adapter_folder import WEIGHTS, seal
 
-WEIGHTS = "adapter_model.safetensors"
-_DIGEST = "digest.json"
 # Adapters whose values vLLM does not take beside a base model: peft_config attribute and what it must be.
 _MUST_BE = {"modules_to_save": None, "bias": "none", "use_dora": False, "lora_bias": False, "use_qalora": False}
-_AGAIN = "The replica stays out of service until it has been given the newest adapter."
 
 
 def obstacle(model: nn.Module, *, max_rank: int | None = None) -> str | None:
@@ -67,43 +62,5 @@ def write_adapter(model: PeftModel, weights: dict[str, Tensor], folder: Path, *,
     config: Any = copy.copy(model.peft_config[name])
     config.inference_mode = True
     config.save_pretrained(str(partial))
-    (partial / _DIGEST).write_text(json.dumps(_digest(partial)))
-    partial.rename(folder)
+    seal(partial, folder)
     return (folder / WEIGHTS).stat().st_size
-
-
-def read_files(folder: Path) -> dict[str, bytes]:
-    """All files of an adapter, to travel to another node."""
-    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
-
-
-def write_files(folder: Path, files: dict[str, bytes]) -> None:
-    """What `read_files` gave, into `folder`, which appears whole and is verified."""
-    partial = folder.with_name(f".{folder.name}")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    for name, content in files.items():
-        (partial / name).write_bytes(content)
-    verify_adapter(partial)
-    shutil.rmtree(folder, ignore_errors=True)
-    partial.rename(folder)
-
-
-def verify_adapter(folder: Path) -> None:
-    """Raise RolloutError for an adapter that is missing or damaged."""
-    try:
-        expected = json.loads((folder / _DIGEST).read_text())
-        found = _digest(folder)
-    except (OSError, ValueError) as error:
-        raise RolloutError(f"the adapter in {folder} cannot be read: {error}", fix=_AGAIN) from None
-    if found != expected:
-        raise RolloutError(f"the adapter in {folder} is damaged: its digest is wrong", fix=_AGAIN)
-
-
-def _digest(folder: Path) -> str:
-    total = xxhash.xxh3_64()
-    for path in sorted(folder.iterdir()):
-        if path.name != _DIGEST:
-            total.update(path.name.encode())
-            total.update(path.read_bytes())
-    return total.hexdigest()

@@ -52,6 +52,12 @@ def attach(
     return model
 
 
+def newest_adapter(cfg: AdapterConfig) -> Path | None:
+    """The folder of the last adapter that a run starts from, if any. Raises ModelError when it holds none."""
+    names = cfg.adapter_name_or_path
+    return adapter_path(names[-1], cfg.adapter_folder) if names else None
+
+
 def merge(model: Any) -> Any:
     """Fold the active adapter of a PeftModel into its base and return the base; other models come back as they are.
 

@@ -17,7 +17,7 @@ import xxhash
 from torch import Tensor
 
 from raytune.errors import RolloutError
-from raytune.models.published import Entry, buckets_of
+from raytune.models.entries import Entry, buckets_of
 
 BUCKET_BYTES = 32 * 1024 * 1024
 # Cache lines, and enough for every dtype.

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from raytune.errors import RolloutError
-from raytune.models.published import Entry
+from raytune.models.entries import Entry
 
 _DIGEST = "raytune_digest"
 _VERSION = "raytune_version"

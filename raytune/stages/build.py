@@ -18,12 +18,12 @@ from transformers import PreTrainedTokenizerBase
 from raytune.config.run import RunConfig
 from raytune.data.inputs import DataOptions, ready_template
 from raytune.engine.base import Engine
-from raytune.engine.build import ENGINES, autocast_dtype, compute_dtype, trainable_dtype
+from raytune.engine.build import ENGINES, autocast_dtype, choose_engine, compute_dtype, trainable_dtype
 from raytune.engine.memory import ModelShape, activation_bytes, needs_checkpointing
 from raytune.log import get_logger
 from raytune.models import segment_attention
-from raytune.models.adapters import attach
-from raytune.models.folder import adapter_path
+from raytune.models.adapters import attach, newest_adapter
+from raytune.models.embedded import resolve_model_path
 from raytune.models.fused_lora import fuse_lora, trains_fused_only
 from raytune.models.loader import load_model, upcast_head_output, upcast_norms
 from raytune.models.tokenizer import load_tokenizer
@@ -113,10 +113,7 @@ def _load_base(cfg: RunConfig, checkpoint: Path | None) -> Any:
 
 def _head_folder(cfg: RunConfig) -> Path:
     """Where the weights of a run come from that is no resumed one: its last adapter, or the model."""
-    adapters = cfg.adapter.adapter_name_or_path
-    if adapters:
-        return adapter_path(adapters[-1], cfg.adapter.adapter_folder)
-    return Path(str(cfg.model.model_name_or_path))
+    return newest_adapter(cfg.adapter) or Path(resolve_model_path(cfg.model.model_name_or_path))
 
 
 def freeze_output_head(model: Any) -> None:
@@ -180,6 +177,31 @@ def model_shape(config: Any) -> ModelShape:
     """Read the sizes off a transformers config."""
     text = config.get_text_config()
     return ModelShape(text.hidden_size, text.num_hidden_layers, text.intermediate_size, text.vocab_size)
+
+
+def engine_of(cfg: RunConfig, world_size: int) -> str:
+    """The engine's name."""
+    return choose_engine(cfg.cluster.engine, world_size)
+
+
+def token_budget(cfg: RunConfig) -> int | None:
+    """Tokens of a micro-batch, None where it is sized in rows."""
+    return cfg.train.max_tokens_per_batch
+
+
+def largest_batch(cfg: RunConfig, longest: int) -> int:
+    """Tokens of the largest micro-batch of rows of up to `longest` tokens."""
+    return max(token_budget(cfg) or longest * cfg.train.per_device_train_batch_size, longest)
+
+
+def seed_step(cfg: RunConfig, step: int, rank: int) -> None:
+    """One seed a step makes everything random a function of (seed, step, rank): nothing of it needs to be saved."""
+    seed_all(cfg.train.seed, step, rank)
+
+
+def order_seed(cfg: RunConfig) -> int:
+    """Seed of the order in which rows come."""
+    return cfg.train.seed if cfg.train.data_seed is None else cfg.train.data_seed
 
 
 def seed_all(*parts: int) -> None:

@@ -5,6 +5,7 @@ answers -> groups in a drawn order -> mini-batches -> answers to one prompt toge
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -90,7 +91,7 @@ def plan_update(samples: Sequence[PolicySample], cut: Cut, *, seed: Sequence[int
     return shares
 
 
-def with_groups(share: Share, groups: Mapping[Hashable, Group]) -> Share:
+def with_groups(share: Share, groups: Mapping[Any, Group]) -> Share:
     """The same share with the groups themselves as payloads. Args: groups: by the payload that stood for them."""
     samples = tuple(replace(sample, payload=groups[sample.payload]) for sample in share.samples)
     return replace(share, samples=samples)
@@ -110,20 +111,21 @@ def _deal(mini: Indices, lengths: Indices, samples: Sequence[PolicySample], cut:
     settings = {"num_ranks": cut.num_ranks, "micro_rows": cut.micro_rows, "max_tokens": budget}
     if not cut.joined:
         return split_batch(mini, lengths, **settings, fixed_tokens=cut.fixed_tokens)
-    # A unit is dealt whole. Whole groups save most, but a rank must not wait for another that got one group more.
-    fair = max(int(lengths[mini].sum()) // cut.num_ranks, 1)
+    # A unit is dealt whole. Whole groups save most; those that do not go up evenly are parted among all ranks, for a
+    # rank must not wait for another that got a group more.
     groups = [mini[places] for places in _by_group([samples[number].payload for number in mini])]
-    limit = min(budget, fair if len(groups) % cut.num_ranks else budget)
-    units = [unit for group in groups for unit in _units(group, lengths, limit)]
+    even = len(groups) - len(groups) % cut.num_ranks
+    units = [unit for group in groups[:even] for unit in _units(group, lengths, budget, 1)]
+    units += [unit for group in groups[even:] for unit in _units(group, lengths, budget, cut.num_ranks)]
     sizes = np.array([int(lengths[unit].sum()) for unit in units], dtype=np.int64)
     dealt = split_batch(np.arange(len(units)), sizes, **settings, joined=True)
     empty = np.empty(0, dtype=np.int64)
     return [[np.concatenate([units[n] for n in part]) if len(part) else empty for part in rank] for rank in dealt]
 
 
-def _units(group: Indices, lengths: Indices, limit: int) -> list[Indices]:
-    """Cut a group into the fewest even parts of at most `limit` tokens; a longer answer stands alone."""
-    count = min(-(-int(lengths[group].sum()) // limit), len(group))
+def _units(group: Indices, lengths: Indices, limit: int, least: int) -> list[Indices]:
+    """Cut a group into the fewest even parts, at least `least`, of at most `limit` tokens; a longer answer is alone."""
+    count = min(max(-(-int(lengths[group].sum()) // limit), least), len(group))
     while count < len(group) and max(int(lengths[part].sum()) for part in np.array_split(group, count)) > limit:
         count += 1
     return np.array_split(group, count)

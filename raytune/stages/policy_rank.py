@@ -14,7 +14,7 @@ from peft import PeftModel
 
 from raytune.config.run import RunConfig
 from raytune.engine.base import Engine, NonFiniteGradient, StepStats
-from raytune.engine.build import choose_engine, compute_dtype
+from raytune.engine.build import compute_dtype
 from raytune.engine.frozen import FrozenModel
 from raytune.errors import TrainError
 from raytune.losses.reduce import MetricSums, merge
@@ -26,8 +26,11 @@ from raytune.stages.build import (
     build_engine,
     build_model,
     choose_attention,
+    engine_of,
     freeze_output_head,
-    seed_all,
+    largest_batch,
+    order_seed,
+    seed_step,
     set_checkpointing,
 )
 from raytune.stages.interfaces import TokenNumbers
@@ -42,7 +45,9 @@ from raytune.stages.weights import load_engine_state, save_rank
 class PolicyFacts:
     """What the driver says of the model and plans by.
 
-    Example: PolicyFacts(2442240, 136957248, "single", "cpu", False, joined=True, fixed_tokens=50)
+    joined, fixed_tokens, max_tokens: sizes of micro-batches, as in Cut. seed: of the order of answers.
+
+    Example: PolicyFacts(2442240, 136957248, "single", "cpu", False, True, 50, max_tokens=4096, seed=42)
     """
 
     num_trainable: int
@@ -52,6 +57,8 @@ class PolicyFacts:
     checkpointing: bool
     joined: bool
     fixed_tokens: int
+    max_tokens: int
+    seed: int
 
 
 # Made by PolicyRank, added up over ranks by actors.group.
@@ -84,7 +91,7 @@ class PolicyRank:
 
     def __init__(self, cfg: RunConfig, rule: LearnRule, *, rank: int, world_size: int, device: torch.device) -> None:
         self.cfg, self.rule, self.rank, self.world_size, self.device = cfg, rule, rank, world_size, device
-        self.engine_name = choose_engine(cfg.cluster.engine, world_size)
+        self.engine_name = engine_of(cfg, world_size)
         self.reference: FrozenModel | None = None
 
     def build(self, checkpoint: Path | None) -> None:
@@ -104,8 +111,7 @@ class PolicyRank:
         Args: total_steps: optimizer steps of the run. longest: tokens of the longest prompt with its answer.
         """
         self.joined = choose_attention(self.cfg, self.model, self.device, longest=longest)
-        train = self.cfg.train
-        largest = max(train.max_tokens_per_batch or longest * train.per_device_train_batch_size, longest)
+        largest = largest_batch(self.cfg, longest)
         checkpointing = set_checkpointing(self.cfg, self.model, self.device, tokens=largest)
         num_trainable, num_parameters = count_parameters(self.model)
         if self._wants_reference() and not isinstance(self.model, PeftModel):
@@ -115,9 +121,16 @@ class PolicyRank:
         )
         if checkpoint is not None:
             load_engine_state(self.engine, checkpoint)
-        fixed = FIXED_TOKENS[self.device.type]
         return PolicyFacts(
-            num_trainable, num_parameters, self.engine_name, str(self.device), checkpointing, self.joined, fixed
+            num_trainable,
+            num_parameters,
+            self.engine_name,
+            str(self.device),
+            checkpointing,
+            joined=self.joined,
+            fixed_tokens=FIXED_TOKENS[self.device.type],
+            max_tokens=largest,
+            seed=order_seed(self.cfg),
         )
 
     def values(self, share: Share) -> list[TokenNumbers]:
@@ -136,7 +149,7 @@ class PolicyRank:
 
         Raises: TrainError when the loss or gradient is not finite; nothing of that optimizer step is applied.
         """
-        seed_all(self.cfg.train.seed, step, self.rank)
+        seed_step(self.cfg, step, self.rank)
         micros = self._micros(share)
         counts = self._token_counts(micros)
         known = self._before(share, micros)

@@ -18,7 +18,6 @@ from raytune.data.collate import Batch, collate, join
 from raytune.data.prepared import PreparedData
 from raytune.data.store import RowStore
 from raytune.engine.base import Engine, Loss, NonFiniteGradient
-from raytune.engine.build import choose_engine
 from raytune.errors import TrainError
 from raytune.log import get_logger
 from raytune.losses.reduce import LossSums
@@ -29,9 +28,13 @@ from raytune.stages.build import (
     build_engine,
     build_model,
     choose_attention,
+    engine_of,
     freeze_output_head,
-    seed_all,
+    largest_batch,
+    order_seed,
+    seed_step,
     set_checkpointing,
+    token_budget,
 )
 from raytune.stages.parts import STAGES
 from raytune.stages.weights import load_engine_state, save_rank
@@ -85,7 +88,7 @@ class RankTrainer:
 
     def __init__(self, cfg: RunConfig, *, rank: int, world_size: int, device: torch.device) -> None:
         self.cfg, self.rank, self.world_size, self.device = cfg, rank, world_size, device
-        self.engine_name = choose_engine(cfg.cluster.engine, world_size)
+        self.engine_name = engine_of(cfg, world_size)
         self.parts = STAGES[cfg.train.stage]
         self.loss: Loss[LossSums] = self.parts.loss(label_smoothing=cfg.train.label_smoothing_factor)
 
@@ -105,7 +108,8 @@ class RankTrainer:
         self.eval_rows = {name: RowStore.open(path) for name, path in data.eval.items()}
         self._order: tuple[int, Indices] = (-1, np.empty(0, dtype=np.int64))
         self._choose_attention()
-        checkpointing = set_checkpointing(self.cfg, self.model, self.device, tokens=self._largest_batch())
+        longest = int(self.train_rows.lengths.max())
+        checkpointing = set_checkpointing(self.cfg, self.model, self.device, tokens=largest_batch(self.cfg, longest))
         num_trainable, num_parameters = count_parameters(self.model)
         self.engine: Engine = build_engine(
             self.cfg, self.engine_name, self.built, total_steps=total_steps, device=self.device, ranks=self.world_size
@@ -117,8 +121,7 @@ class RankTrainer:
 
     def train_step(self, step: int, position: Position) -> RankSums:
         """Do this rank's part of optimizer step `step`. All ranks must call it alike."""
-        # One seed a step makes dropout and noise a function of (seed, step, rank): nothing random needs to be saved.
-        seed_all(self.cfg.train.seed, step, self.rank)
+        seed_step(self.cfg, step, self.rank)
         rows = self.rows_at(position)
         mine = self._split(rows, self.train_rows.lengths, self.cfg.train.per_device_train_batch_size)
         scale = 1.0 / max(self.parts.count(self.train_rows, rows), 1)
@@ -164,7 +167,7 @@ class RankTrainer:
             order = epoch_order(
                 self.train_rows.lengths,
                 epoch=position.epoch,
-                seed=train.seed if train.data_seed is None else train.data_seed,
+                seed=order_seed(self.cfg),
                 shuffle=not train.disable_shuffling,
                 by_length=train.group_by_length,
             )
@@ -197,7 +200,7 @@ class RankTrainer:
 
     def _choose_attention(self) -> None:
         """Settle `flash_attn: auto`, and whether micro-batches are joined, once the lengths of the rows are known."""
-        self._max_tokens = self.cfg.train.max_tokens_per_batch
+        self._max_tokens = token_budget(self.cfg)
         stores = [self.train_rows, *self.eval_rows.values()]
         longest = max(int(store.lengths.max()) for store in stores)
         segments = choose_attention(self.cfg, self.model, self.device, longest=longest)
@@ -206,11 +209,6 @@ class RankTrainer:
         # Noise and dropout are drawn for each sample by itself, also where samples begin alike.
         dropout = any(isinstance(module, nn.Dropout) and module.p > 0 for module in self.model.modules())
         self._share_prefixes = not (dropout or self.cfg.train.neftune_noise_alpha)
-
-    def _largest_batch(self) -> int:
-        """Tokens of the largest micro-batch."""
-        longest, train = int(self.train_rows.lengths.max()), self.cfg.train
-        return max(train.max_tokens_per_batch or longest * train.per_device_train_batch_size, longest)
 
     def _non_finite(
         self, step: int, rows: Sequence[int] | Indices, total: "_Totals", error: Exception | None

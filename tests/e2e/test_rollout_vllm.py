@@ -15,19 +15,21 @@ import numpy.typing as npt
 import pytest
 import ray
 import torch
-from transformers import AutoModelForCausalLM
 
 from actors.fleet import FleetPolicy, MemberView, State
 from actors.rollout import RouterLimits, start_router
 from actors.rollout_replica import Health, ReplicaSettings, start_replica
 from actors.rollout_vllm import VllmReplica, vllm_env
+from actors.weights import WeightPublisher
+from actors.weights_messages import WeightSettings
+from raytune.models.adapter_file import gather_adapter, write_adapter
 from raytune.stages.samples import Group, Prompt, Sampling
-from tests.helpers.tiny import tiny_model_folder, tiny_tokenizer
+from tests.helpers.tiny import tiny_model, tiny_model_folder, tiny_tokenizer
+from tests.helpers.weights import ROOT, TinyRank, plugin_folder, with_lora
 
 pytest.importorskip("vllm")
 DEADLINE = 240.0
-# Two cores that others use too: a heartbeat of the default length would be missed by a busy engine.
-POLICY = FleetPolicy(interval=1.0, deadline=4.0, misses=2)
+POLICY = FleetPolicy()
 
 
 @dataclass
@@ -68,22 +70,36 @@ def ray_here() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def fleet(ray_here: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+def start(ray_here: None, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
+    """Starts a replica on the tiny model."""
     folder = tiny_model_folder(tmp_path_factory.mktemp("rollout") / "tiny")
-    settings = ReplicaSettings(
-        str(folder), dtype="float32", max_length=256, max_sequences=16, eager=True, cache_gib=0.25
-    )
-    env = vllm_env(settings, gpu=False)
-    replicas = [start_replica(VllmReplica, settings, env=env) for _ in range(2)]
+    plugins = os.pathsep.join([str(ROOT), str(plugin_folder(folder.parent))])
+
+    def start(**keys: Any) -> Any:
+        settings = ReplicaSettings(
+            str(folder), dtype="float32", max_length=256, max_sequences=16, eager=True, cache_gib=0.25, **keys
+        )
+        return start_replica(VllmReplica, settings, env={**vllm_env(settings, gpu=False), "PYTHONPATH": plugins})
+
+    return start
+
+
+def end(replicas: list[Any]) -> None:
+    ray.wait([replica.shutdown.remote() for replica in replicas], num_returns=len(replicas), timeout=20)
+    for replica in replicas:
+        ray.kill(replica)
+
+
+@pytest.fixture(scope="module")
+def fleet(start: Callable[..., Any]) -> Iterator[Fleet]:
+    replicas = [start() for _ in range(2)]
     limits = RouterLimits(request=120.0, wait=120.0, build=DEADLINE)
     router = start_router(replicas, policy=POLICY, limits=limits)
     started = time.monotonic()
     ray.get(router.start.remote(DEADLINE), timeout=DEADLINE)
-    yield Fleet(router, replicas, time.monotonic() - started, AutoModelForCausalLM.from_pretrained(folder))
+    yield Fleet(router, replicas, time.monotonic() - started, tiny_model())
     ray.kill(router)
-    ray.wait([replica.shutdown.remote() for replica in replicas], num_returns=2, timeout=20)
-    for replica in replicas:
-        ray.kill(replica)
+    end(replicas)
 
 
 def forward(model: Any, group: Group, place: int, temperature: float) -> npt.NDArray[np.float32]:
@@ -154,3 +170,53 @@ def test_prompts_of_a_lost_core_are_answered_elsewhere_and_it_comes_back(fleet: 
     assert fleet.members()[0].restarts == restarts + 1
     assert back < fleet.engine_load + 10
     assert len(fleet.draw(1, Sampling(max_new_tokens=4), replica=0).completions) == 4
+
+
+def gap(model: Any, group: Group) -> float:
+    pairs = zip(range(len(group.completions)), group.completions, strict=True)
+    return float(np.mean([np.abs(one.logprobs - forward(model, group, place, 1.0)) for place, one in pairs]))
+
+
+def test_a_lost_core_comes_back_with_the_newest_weights(fleet: Fleet) -> None:
+    rank: Any = ray.remote(TinyRank).remote(seed=5)
+    settings = WeightSettings("rollout-test", dtype="float32", kind="merged")
+    publisher = WeightPublisher([rank], fleet.replicas, settings, router=fleet.router)
+    try:
+        publisher.publish(1)
+        newest = tiny_model(seed=5)
+        for replica in (0, 1):
+            group = fleet.draw(2, Sampling(max_new_tokens=16), replica=replica)
+            assert {one.versions[0].version for one in group.completions} == {1}
+            assert gap(newest, group) <= 1e-4
+        for pid in ray.get(fleet.replicas[1].core_pids.remote(), timeout=DEADLINE):
+            os.kill(pid, signal.SIGKILL)
+        fleet.until("quarantine", lambda: fleet.members()[1].state in (State.DEAD, State.RESTARTING))
+        fleet.until("recovery", lambda: fleet.members()[1].state is State.HEALTHY)
+        assert fleet.members()[1].version == 1
+        assert gap(newest, fleet.draw(2, Sampling(max_new_tokens=16), replica=1)) <= 1e-4
+    finally:
+        publisher.close()
+        ray.kill(rank)
+
+
+def test_new_answers_take_the_newest_adapter_and_running_ones_keep_theirs(
+    start: Callable[..., Any], tmp_path: Path
+) -> None:
+    replica = start(adapter_rank=8)
+    try:
+        ray.get(replica.build.remote(), timeout=DEADLINE)
+        models = {version: with_lora(tiny_model(), seed=version) for version in (2, 3)}
+        for version, model in models.items():
+            write_adapter(model, gather_adapter(model, keep=True), tmp_path / f"v{version}", dtype=None)
+        prompt = Prompt(0, 0, np.array([1, 40, 41, 42], np.int32))
+        ray.get(replica.add_adapter.remote(str(tmp_path / "v2"), 2), timeout=DEADLINE)
+        running = replica.generate.remote(prompt, Sampling(max_new_tokens=240), 4)
+        assert not ray.wait([running], timeout=0.3)[0]
+        ray.get(replica.add_adapter.remote(str(tmp_path / "v3"), 3), timeout=DEADLINE)
+        later = ray.get(replica.generate.remote(prompt, Sampling(max_new_tokens=16), 4), timeout=DEADLINE)
+        for group, version in ((ray.get(running, timeout=DEADLINE), 2), (later, 3)):
+            assert {span.version for one in group.completions for span in one.versions} == {version}
+            assert gap(models[version], group) <= 1e-4
+        assert ray.get(replica.version.remote(), timeout=DEADLINE) == 3
+    finally:
+        end([replica])

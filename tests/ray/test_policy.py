@@ -64,7 +64,10 @@ def test_two_ranks_over_the_object_store_learn_what_one_does(group, tmp_path):
     expected = dict(zip(share.numbers, alone.values(share), strict=True))
     for number, numbers in enumerate(told):
         np.testing.assert_allclose(numbers.logprobs, expected[number].logprobs, atol=1e-4)
-        np.testing.assert_allclose(numbers.reference, expected[number].reference, atol=1e-4)
+        reference = expected[number].reference
+        assert numbers.reference is not None
+        assert reference is not None
+        np.testing.assert_allclose(numbers.reference, reference, atol=1e-4)
 
     folder = tmp_path / "saved"
     folder.mkdir()

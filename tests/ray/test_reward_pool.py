@@ -191,6 +191,14 @@ def test_what_broke_the_drawing_reaches_the_driver(pool: RewardPool) -> None:
     assert caught.value.cause.what == "no replica is left"
 
 
+def test_a_desk_that_dies_begins_anew(ray_local: None, folder: Path) -> None:
+    made = RewardPool(job(folder, "longer"), [{"num_cpus": 0}], RewardLimits(seconds=6.0, attempts=2))
+    assert ray.get(made.decoder, timeout=60).decode([2], skip_special_tokens=True) == ""
+    ray.kill(made._desk, no_restart=False)
+    assert result(made.submit(ray.put(text_group(TOKENIZER, ["abc"])))).rewards == (3.0,)
+    made.close()
+
+
 def test_a_wrong_function_is_refused_at_launch(ray_local: None, folder: Path) -> None:
     with pytest.raises(ConfigError, match="needs the column 'level'"):
         RewardPool(job(folder, "needs", columns=("prompt",)), [{"num_cpus": 0}])

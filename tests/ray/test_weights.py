@@ -267,7 +267,7 @@ class Away(NamedTuple):
 
 @pytest.fixture
 def away(ray_local: None, tmp_path: Path) -> Iterator[Away]:
-    settings = WeightSettings("here", dtype="float32", folder=tmp_path, bucket_bytes=40_000, deadline=8.0)
+    settings = WeightSettings("here", dtype="float32", folder=tmp_path, bucket_bytes=40_000, deadline=60.0)
     there = WeightSettings("there", dtype="float32", folder=tmp_path, bucket_bytes=40_000, deadline=8.0)
     receiver: Any = ray.remote(WeightReceiver).options(num_cpus=0).remote(there)
     yield Away(WeightSender(tiny_model(seed=4), settings, rank=0), receiver, settings)

@@ -1,6 +1,7 @@
 """Our own data sets: registered, complete, and each row has what its format asks for."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -48,3 +49,16 @@ def test_no_row_stands_twice() -> None:
     for name in INFO:
         texts = [json.dumps(row, sort_keys=True) for row in rows(name)]
         assert len(set(texts)) == len(texts)
+
+
+def test_every_sum_of_two_digits_is_asked_once_and_solved() -> None:
+    found = {}
+    for name in ("addition_one_digit", "addition_one_digit_held_out"):
+        for row in rows(name):
+            (message,) = row["messages"]
+            first, second = (int(digit) for digit in re.findall(r"\d", message["content"]))
+            assert message == {"role": "user", "content": f"What is {first} + {second}? Reply with the equation."}
+            assert row["solution"] == str(first + second)
+            assert found.setdefault((first, second), name) == name
+    assert set(found) == {(first, second) for first in range(10) for second in range(10)}
+    assert all(found[second, first] == name for (first, second), name in found.items())

@@ -72,6 +72,8 @@ SEVERAL_READERS = {
     "top_k": "a Sampling carries it to those who draw and learn",
     "max_new_tokens": "a Sampling carries it to those who draw and learn",
     "entropy_coef": "a PolicyRule carries it",
+    "reward_model": "a server's address, or a model of one's own",
+    "reward_model_type": "a server's address, or a model of one's own",
     "reward_weights": "the reward model's weight is the last of them",
     "reward_time_limit": "functions limit themselves, and actors those who do not",
 }

@@ -8,15 +8,8 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 
 from raytune.errors import RolloutError
-from raytune.models.adapter_file import (
-    WEIGHTS,
-    gather_adapter,
-    obstacle,
-    read_files,
-    verify_adapter,
-    write_adapter,
-    write_files,
-)
+from raytune.models.adapter_file import gather_adapter, obstacle, write_adapter
+from raytune.models.adapter_folder import WEIGHTS, read_files, verify_adapter, write_files
 from tests.helpers.tiny import tiny_model
 from tests.helpers.weights import with_lora
 

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from raytune.errors import RolloutError
+from raytune.models.entries import Entry
 from raytune.models.flat import FlatWriter, Header, map_file, verify, view_of
-from raytune.models.published import Entry
 from raytune.models.updates import UpdateReader
 
 ENTRIES = [Entry("a", "float32", (3, 5)), Entry("b", "bfloat16", (7,)), Entry("c", "int64", ())]

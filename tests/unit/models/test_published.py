@@ -15,8 +15,9 @@ from transformers import GPT2Config, GPT2LMHeadModel, MixtralConfig, MixtralForC
 
 from raytune.config.adapter import AdapterConfig
 from raytune.errors import ModelError
+from raytune.models.entries import buckets_of
 from raytune.models.freeze import freeze_but_layers
-from raytune.models.published import Published, buckets_of
+from raytune.models.published import Published
 from tests.helpers.tiny import tiny_model
 from tests.helpers.weights import randomize_lora, with_lora
 

@@ -197,6 +197,7 @@ def test_the_reference_is_the_model_that_the_run_started_from(tmp_path, method):
         mask = group.completions[sample.place].mask
         expected, _, _ = row_logprobs(base, group, sample.place)
         now, _, _ = row_logprobs(rank.model.eval(), group, sample.place)
+        assert numbers.reference is not None
         np.testing.assert_allclose(numbers.reference, expected.detach().numpy() * mask, atol=1e-5)
         np.testing.assert_allclose(numbers.logprobs, now.detach().numpy() * mask, atol=1e-5)
         assert numbers.values is None
@@ -221,6 +222,7 @@ def test_the_critic_reads_the_state_before_each_token_and_learns_from_returns(tm
         mask = torch.from_numpy(sample.payload.completions[sample.place].mask)
         logprobs, _, hidden = row_logprobs(model, sample.payload, sample.place)
         values = hidden @ head.weight[0] + head.bias
+        assert numbers.values is not None
         np.testing.assert_allclose(numbers.values, (values * mask).detach().numpy(), atol=1e-5)
         error = (0.5 * (values - torch.from_numpy(sample.returns)) ** 2)[mask].sum()
         policy = -(sample.advantage * (logprobs - logprobs.detach()).exp())[mask].sum()

@@ -68,7 +68,7 @@ def by_hand(model: Any, rows: list[Encoded]) -> tuple[Tensor, int, float]:
         chosen, rejected = (score(model, ids) for ids in halves(row))
         total = total + torch.log1p(torch.exp(rejected - chosen))
         wins += int(chosen > rejected)
-        margins += float(chosen - rejected)
+        margins += float((chosen - rejected).detach())
     return total, wins, margins
 
 
