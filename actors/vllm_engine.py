@@ -54,7 +54,8 @@ class FlatWeightEngine(WeightTransferEngine[FlatInit, FlatUpdate]):
     def receive_weights(self, update_info: FlatUpdate) -> None:
         """Load all weights. Whatever raises here leaves a model that must not serve before a whole update."""
         wanted = {name for name, _ in self.model.named_parameters()}
-        loaded = self.model.load_weights(self._reader.tensors(asdict(update_info)))
+        model: Any = self.model
+        loaded = model.load_weights(self._reader.tensors(asdict(update_info)))
         missing = wanted - loaded if isinstance(loaded, set) else set()
         if missing:
             raise RolloutError(

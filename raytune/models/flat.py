@@ -163,7 +163,7 @@ def map_file(path: Path, size: int) -> Tensor:
 
 def digest_of(piece: Tensor) -> str:
     """XXH3 of bytes; it finds damage, not malice, at the speed of memory."""
-    return xxhash.xxh3_64_hexdigest(memoryview(piece.numpy()))
+    return xxhash.xxh3_64_hexdigest(memoryview(piece.numpy()))  # type: ignore[arg-type]
 
 
 def verify(header_path: Path, version: int, file: Tensor | None = None) -> Header:

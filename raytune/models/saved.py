@@ -96,7 +96,7 @@ def _digest(weights: Mapping[str, Tensor]) -> str:
     total = xxhash.xxh3_64()
     for name in sorted(weights):
         total.update(name.encode())
-        total.update(memoryview(weights[name].reshape(-1).view(torch.uint8).numpy()))
+        total.update(memoryview(weights[name].reshape(-1).view(torch.uint8).numpy()))  # type: ignore[arg-type]
     return total.hexdigest()
 
 

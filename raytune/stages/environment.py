@@ -141,7 +141,7 @@ def load_environment(spec: str) -> Callable[[], Environment]:
             f"the environment '{spec}' has no async method {' and none '.join(missing)}",
             fix="It needs async reset(prompt) and async step(text, ids) -> Reply.",
         )
-    made: Callable[[], Environment] = found
+    made: Any = found
     return made
 
 

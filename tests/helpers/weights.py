@@ -159,7 +159,7 @@ class VllmReplica:
 def vllm_replica(model: Path, plugins: Path, **keys: Any) -> Iterator[Any]:
     """A VllmReplica actor, up and ended properly."""
     actor = ray.remote(VllmReplica).options(num_cpus=1, runtime_env={"env_vars": vllm_env(plugins)})
-    replica = actor.remote(str(model), **keys)
+    replica: Any = actor.remote(str(model), **keys)
     try:
         ray.get(replica.is_paused.remote(), timeout=240)
         yield replica

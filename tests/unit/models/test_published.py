@@ -148,7 +148,7 @@ def test_shards_are_published_whole(lora: bool) -> None:
     trained: Any = with_lora(whole, seed=3) if lora else whole
     expected = {entry.name: value.clone() for entry, value in Published(trained).tensors()}
     mesh = init_device_mesh("cpu", (1,))
-    base = trained.get_base_model() if isinstance(trained, PeftModel) else trained
+    base: Any = trained.get_base_model() if isinstance(trained, PeftModel) else trained
     for layer in base.model.layers:
         fully_shard(layer, mesh=mesh)
     fully_shard(trained, mesh=mesh)
