@@ -14,7 +14,7 @@ from raytune.engine.memory import MemoryEstimate, activation_bytes, estimate
 from raytune.launch import plan_of
 from raytune.models.adapters import attach
 from raytune.models.loader import count_parameters, load_model
-from raytune.stages.rank import model_shape
+from raytune.stages.build import model_shape
 
 # Tensors of optimizer state per trainable parameter; adafactor's are factored and hardly count.
 _OPTIMIZER_STATES = {"adamw_torch": 2, "adamw_torch_fused": 2, "sgd": 0, "adagrad": 1, "rmsprop": 1, "adafactor": 0}
