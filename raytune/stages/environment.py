@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 
@@ -141,8 +141,7 @@ def load_environment(spec: str) -> Callable[[], Environment]:
             f"the environment '{spec}' has no async method {' and none '.join(missing)}",
             fix="It needs async reset(prompt) and async step(text, ids) -> Reply.",
         )
-    made: Any = found
-    return made
+    return cast(Callable[[], Environment], found)
 
 
 def _is_async_method(kind: type[Any], verb: str) -> bool:
