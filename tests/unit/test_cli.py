@@ -224,7 +224,9 @@ def test_the_other_verbs_say_what_they_lack(refused, home, words, code, expected
 
 
 @pytest.mark.parametrize("verb", ["plan", "train"])
-def test_plan_refuses_the_ranks_that_a_launch_refuses(refused, home, tmp_path, verb):
+def test_plan_refuses_the_ranks_that_a_launch_refuses(refused, home, tmp_path, verb, monkeypatch):
+    # As in a process of its own: other tests of this one may have a cluster.
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
     said = refused(
         verb, home / "run.yaml", "num_workers=5000", "global_batch_size=5000", f"output_dir={tmp_path / 'out'}", code=1
     )
