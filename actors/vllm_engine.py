@@ -9,10 +9,16 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from torch import nn
 from vllm.distributed.weight_transfer.base import (
     WeightTransferEngine,
     WeightTransferInitInfo,
     WeightTransferUpdateInfo,
+)
+from vllm.model_executor.layers.vocab_parallel_embedding import (
+    ParallelLMHead,
+    UnquantizedEmbeddingMethod,
+    VocabParallelEmbedding,
 )
 from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
 
@@ -49,14 +55,14 @@ class FlatWeightEngine(WeightTransferEngine[FlatInit, FlatUpdate]):
         self._reader = UpdateReader()
 
     def start_weight_update(self) -> None:
+        # Before the reload takes tied weights apart: a tied head is not loaded by itself.
+        self._wanted = {name for name, _ in self.model.named_parameters()}
         initialize_layerwise_reload(self.model)
 
     def receive_weights(self, update_info: FlatUpdate) -> None:
         """Load all weights. Whatever raises here leaves a model that must not serve before a whole update."""
-        wanted = {name for name, _ in self.model.named_parameters()}
-        model: Any = self.model
-        loaded = model.load_weights(self._reader.tensors(asdict(update_info)))
-        missing = wanted - loaded if isinstance(loaded, set) else set()
+        loaded = self.model.load_weights(self._reader.tensors(asdict(update_info)))
+        missing = self._wanted - loaded if isinstance(loaded, set) else set()
         if missing:
             raise RolloutError(
                 f"weights {update_info.version} left {min(missing)} and {len(missing) - 1} more unloaded"
@@ -64,6 +70,22 @@ class FlatWeightEngine(WeightTransferEngine[FlatInit, FlatUpdate]):
 
     def finish_weight_update(self) -> None:
         finalize_layerwise_reload(self.model, self.model_config)
+        _repack_tied(self.model)
 
     def shutdown(self) -> None:
         self._reader = UpdateReader()
+
+
+def _repack_tied(model: nn.Module) -> None:
+    """Pack heads that are tied to the embeddings anew.
+
+    A tied head has no weight of its own in a checkpoint, so the reload passes it by: on a CPU it would go on with the
+    packed copy that it made of the embeddings when the model was first loaded.
+    """
+    heads = [module for module in model.modules() if isinstance(module, ParallelLMHead)]
+    others = [module for module in model.modules() if isinstance(module, VocabParallelEmbedding)]
+    for head in heads:
+        method = head.quant_method
+        tied = any(head.weight is other.weight for other in others if other is not head)
+        if tied and isinstance(method, UnquantizedEmbeddingMethod):
+            method.process_weights_after_loading(head)

@@ -154,6 +154,21 @@ def test_another_models_weights_are_refused_before_anything_changes(pair: Pair) 
     assert pair.answer(SHORT)[:2] == before[:2]
 
 
+def test_a_tied_head_follows_the_embeddings(home: Path) -> None:
+    tiny_model_folder(home / "tied", tied=True)
+    rank: Any = ray.remote(TinyRank).options(num_cpus=1).remote(tied=True)
+    settings = WeightSettings(f"test-tied-{home.parent.name}", dtype="float32")
+    with vllm_replica(home / "tied", home) as replica:
+        publisher = WeightPublisher([rank], [replica], settings)
+        pair = Pair(rank, replica, publisher)
+        for version, seed in enumerate((5, 6), start=1):
+            pair.become(seed, version)
+            tokens, logprobs, _, _ = pair.answer(SHORT)
+            expected = ray.get(rank.logprobs.remote(SHORT + tokens), timeout=DEADLINE)[len(SHORT) - 1 :]
+            np.testing.assert_allclose(logprobs, expected, atol=1e-4)
+        publisher.close()
+
+
 def test_each_version_of_an_adapter_answers_as_the_trainer_does(home: Path) -> None:
     rank: Any = ray.remote(TinyRank).options(num_cpus=1).remote(lora=True)
     settings = WeightSettings(f"test-lora-{home.parent.name}", dtype="float32", max_lora_rank=8)

@@ -44,10 +44,10 @@ def vllm_env(plugins: Path, *, threads: int = 1) -> dict[str, str]:
 class TinyRank:
     """A trainer rank without training: its weights depend on the seed alone."""
 
-    def __init__(self, seed: int = 0, *, lora: bool = False, model: str | None = None) -> None:
+    def __init__(self, seed: int = 0, *, lora: bool = False, tied: bool = False) -> None:
         torch.set_num_threads(1)
-        self._lora = lora
-        self.model: Any = _load(model) if model else tiny_model(seed=seed)
+        self._lora, self._tied = lora, tied
+        self.model: Any = tiny_model(seed=seed, tied=tied)
         if lora:
             self.model = with_lora(self.model)
 
@@ -56,7 +56,7 @@ class TinyRank:
         if self._lora:
             randomize_lora(self.model, seed)
         else:
-            self.model.load_state_dict(tiny_model(seed=seed).state_dict())
+            self.model.load_state_dict(tiny_model(seed=seed, tied=self._tied).state_dict())
 
     def open_weights(self, settings: WeightSettings) -> tuple[str, list[list[Any]]]:
         self._settings = settings
@@ -186,9 +186,3 @@ def randomize_lora(model: Any, seed: int) -> None:
         for name, param in model.named_parameters():
             if "lora_" in name:
                 param.copy_(torch.randn(param.shape, generator=generator) * 0.3)
-
-
-def _load(path: str) -> Any:
-    from transformers import AutoModelForCausalLM
-
-    return AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
