@@ -61,7 +61,8 @@ class FlatWeightEngine(WeightTransferEngine[FlatInit, FlatUpdate]):
 
     def receive_weights(self, update_info: FlatUpdate) -> None:
         """Load all weights. Whatever raises here leaves a model that must not serve before a whole update."""
-        loaded = self.model.load_weights(self._reader.tensors(asdict(update_info)))
+        model: Any = self.model
+        loaded = model.load_weights(self._reader.tensors(asdict(update_info)))
         missing = self._wanted - loaded if isinstance(loaded, set) else set()
         if missing:
             raise RolloutError(

@@ -45,9 +45,10 @@ class EngineWeights:
         """Tell the engine once what will come; it raises when that is not what it was loaded from."""
         from vllm.distributed.weight_transfer.base import WeightTransferInitRequest
 
-        self._entries = info.get("entries", [])
         request = WeightTransferInitRequest(init_info=info)
         await self._within("prepare weight transfer", self._engine.init_weight_transfer_engine(request))
+        # After the engine agreed: what it refuses must not become what later updates are held against.
+        self._entries = info.get("entries", [])
 
     async def receive(self, update: dict[str, Any], version: int) -> dict[str, float]:
         """Load `version`; returns seconds by part. Raises RolloutError and stays paused when it cannot."""

@@ -47,9 +47,12 @@ def test_opens_with_one_comment_line(path: Path) -> None:
 def test_says_only_what_differs_from_the_defaults(path: Path) -> None:
     keys = flat(path)
     given = load_config(path).config.model_dump()
-    plain = load_config({"model_name_or_path": keys["model_name_or_path"]}).config.model_dump()
-    same = [key for key in keys if key != "model_name_or_path" and _value(given, key) == _value(plain, key)]
+    plain = _defaults(keys, stage=keys.get("stage", "sft"))
+    same = [
+        key for key in keys if key not in ("model_name_or_path", "stage") and _value(given, key) == _value(plain, key)
+    ]
     assert same == []
+    assert keys.get("stage") != _value(_defaults(keys), "stage")
 
 
 @pytest.mark.parametrize("path", TRAINING, ids=name_of)
@@ -73,6 +76,11 @@ def test_export_merges_what_a_config_trains() -> None:
     trained = {flat(path)["output_dir"] for path in TRAINING}
     for path in set(CONFIGS) - set(TRAINING):
         assert flat(path)["adapter_name_or_path"] in trained
+
+
+def _defaults(keys: dict[str, Any], **stage: str) -> dict[str, Any]:
+    """What a config of the same model and stage has without a word more."""
+    return load_config({"model_name_or_path": keys["model_name_or_path"], **stage}).config.model_dump()
 
 
 def _value(groups: dict[str, Any], key: str) -> object:

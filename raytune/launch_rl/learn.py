@@ -1,0 +1,96 @@
+"""Builds the loop of a run from its config, and runs it with its monitors."""
+
+from pathlib import Path
+from typing import Any
+
+from actors.policy import PolicyGroup
+from actors.transcripts import Transcriber
+from raytune.config.run import RunConfig
+from raytune.data.store import RowStore
+from raytune.engine.checkpoint import CheckpointStore
+from raytune.launch_rl.roles import Ends, Roles
+from raytune.launch_rl.rollouts import sampling_of
+from raytune.monitors.build import build_monitors
+from raytune.monitors.transcripts import TranscriptWriter
+from raytune.stages import grpo, ppo
+from raytune.stages.algorithm import Algorithm
+from raytune.stages.experience import teaches
+from raytune.stages.prompts import PromptCursor, PromptSource, prompt_limit
+from raytune.stages.reinforce import ReinforceLoop, ReinforcePlan
+from raytune.stages.state import TrainState
+
+
+def learn(
+    cfg: RunConfig,
+    folder: Path,
+    roles: Roles,
+    algorithm: Algorithm,
+    state: TrainState,
+    checkpoints: CheckpointStore,
+    ends: Ends,
+) -> bool:
+    """Run the loop with its monitors."""
+    total = roles.total_steps
+    monitors = build_monitors(cfg.output, folder, history=state.log_history, total_steps=total, done=state.step)
+    transcripts = TranscriptWriter(folder, done=state.step)
+    try:
+        ends.save_from_now_on()
+        loop = ReinforceLoop(
+            _plan(cfg, roles),
+            cfg.output,
+            source=_source(cfg, roles.store, state),
+            rollouts=roles.rollouts,
+            policy=roles.policy,
+            weights=roles.weights,
+            experience=_experience(cfg, roles.policy, algorithm, state),
+            keeps=_keeps(cfg, algorithm),
+            transcribe=Transcriber(transcripts, roles.rewards.decoder, every=cfg.rl.transcript_steps),
+            monitor=monitors,
+            checkpoints=checkpoints,
+            state=state,
+            interrupted=ends.interrupted,
+        )
+        finished = loop.run()
+        roles.policy.relay_log()
+        return finished
+    finally:
+        monitors.finish()
+        transcripts.finish()
+
+
+def _plan(cfg: RunConfig, roles: Roles) -> ReinforcePlan:
+    return ReinforcePlan(
+        roles.total_steps,
+        roles.prompts_per_step,
+        cfg.rl.num_generations,
+        len(roles.store),
+        sampling_of(cfg),
+        max_staleness=cfg.generation.max_staleness,
+        max_rounds=cfg.rl.max_sampling_rounds,
+        timeout=cfg.generation.rollout_timeout,
+    )
+
+
+def _source(cfg: RunConfig, store: RowStore, state: TrainState) -> PromptSource:
+    number, again = state.prompts
+    return PromptSource(
+        store,
+        seed=cfg.train.seed if cfg.train.data_seed is None else cfg.train.data_seed,
+        limit=prompt_limit(cfg.train, len(store)),
+        shuffle=not cfg.train.disable_shuffling,
+        cursor=PromptCursor(number, again),
+    )
+
+
+def _experience(cfg: RunConfig, policy: PolicyGroup, algorithm: Algorithm, state: TrainState) -> Any:
+    if cfg.train.stage == "grpo":
+        return grpo.build_experience(policy, algorithm.estimator, kl=algorithm.kl)
+    target = cfg.rl.ppo_target if algorithm.estimator.kl_coef else None
+    rule = ppo.PPORule(algorithm.estimator, cfg.rl.ppo_score_norm, cfg.rl.ppo_whiten_rewards, target)
+    return ppo.build_experience(policy, rule, kl=algorithm.kl, memory=state.learner)
+
+
+def _keeps(cfg: RunConfig, algorithm: Algorithm) -> Any:
+    if not cfg.rl.dynamic_sampling:
+        return lambda group: True
+    return lambda group: teaches(group, algorithm.estimator)

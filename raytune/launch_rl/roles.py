@@ -1,0 +1,66 @@
+"""What the parts of the launch hand each other."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray.exceptions import GetTimeoutError, RayTaskError
+from ray.util.placement_group import PlacementGroup
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+from actors.gather import Gatherer
+from actors.policy import PolicyGroup
+from actors.reward import RewardPool
+from actors.weights import WeightPublisher
+from raytune.data.store import RowStore
+from raytune.engine.checkpoint import CheckpointStore
+from raytune.errors import RaytuneError, RolloutError
+
+
+@dataclass(frozen=True, slots=True)
+class Ends:
+    """What the launch of any run provides.
+
+    Args: claim: context in which the output folder is this run's. publish: puts the finished weights into it.
+    interrupted: whether to save and end. save_from_now_on: told before the first step.
+    """
+
+    claim: Callable[[], AbstractContextManager[None]]
+    publish: Callable[[PolicyGroup, CheckpointStore], None]
+    interrupted: Callable[[], bool]
+    save_from_now_on: Callable[[], None]
+
+
+@dataclass
+class Roles:
+    """The actors of a run and the sizes they agreed on."""
+
+    policy: PolicyGroup
+    rewards: RewardPool
+    rollouts: Gatherer
+    weights: WeightPublisher
+    store: RowStore
+    total_steps: int
+    prompts_per_step: int
+
+
+def place(placement: PlacementGroup, index: int) -> PlacementGroupSchedulingStrategy:
+    return PlacementGroupSchedulingStrategy(placement, placement_group_bundle_index=index)
+
+
+def wait_for(ref: Any, timeout: float, what: str) -> Any:
+    try:
+        return ray.get(ref, timeout=timeout)
+    except GetTimeoutError:
+        raise RolloutError(f"waited {timeout:g} s for {what}") from None
+    except RayTaskError as error:
+        if isinstance(error.cause, RaytuneError):
+            raise error.cause from None
+        raise
+
+
+def kill(handles: list[Any]) -> None:
+    for handle in handles:
+        ray.kill(handle)
