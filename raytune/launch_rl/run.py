@@ -27,7 +27,7 @@ from raytune.errors import DataError
 from raytune.launch_rl.learn import learn
 from raytune.launch_rl.rewards import start_rewards
 from raytune.launch_rl.roles import Ends, Roles, kill, wait_for
-from raytune.launch_rl.rollouts import find_stop_ids, rollout_dtype, start_replicas
+from raytune.launch_rl.rollouts import adapter_rank, find_stop_ids, rollout_dtype, start_replicas
 from raytune.log import get_logger
 from raytune.stages.algorithm import algorithm_of
 from raytune.stages.prompts import planned_steps
@@ -107,7 +107,13 @@ def _start(
     )
     policy.relay_log()
     wait_for(serving, cfg.generation.rollout_start_timeout + _GRACE, "the rollout replicas to start")
-    settings = WeightSettings(uuid.uuid4().hex[:12], kind="merged", dtype=rollout_dtype(cfg))
+    rank = adapter_rank(cfg, plan)
+    settings = WeightSettings(
+        uuid.uuid4().hex[:12],
+        kind="adapter" if rank else "merged",
+        dtype=rollout_dtype(cfg),
+        max_lora_rank=rank or None,
+    )
     weights = WeightPublisher(policy.workers, replicas, settings, router=router)
     closing.callback(weights.close)
     log.info(
