@@ -107,14 +107,7 @@ def _start(
     )
     policy.relay_log()
     wait_for(serving, cfg.generation.rollout_start_timeout + _GRACE, "the rollout replicas to start")
-    rank = adapter_rank(cfg, plan)
-    settings = WeightSettings(
-        uuid.uuid4().hex[:12],
-        kind="adapter" if rank else "merged",
-        dtype=rollout_dtype(cfg),
-        max_lora_rank=rank or None,
-    )
-    weights = WeightPublisher(policy.workers, replicas, settings, router=router)
+    weights = WeightPublisher(policy.workers, replicas, _settings_of_weights(cfg, plan), router=router)
     closing.callback(weights.close)
     log.info(
         "%s: %s prompts, %s x %s answers a step, %s steps; %s of %s parameters train; %s x %s on %s, %s x %s",
@@ -132,7 +125,27 @@ def _start(
         cfg.generation.num_rollouts,
     )
     stop_ids = wait_for(ending, _TOKENIZER_DEADLINE, "the tokenizer")
-    return Roles(policy, rewards, Gatherer(router, rewards), weights, store, total, prompts_per_step, stop_ids)
+    return Roles(
+        policy,
+        rewards,
+        Gatherer(router, rewards),
+        weights,
+        store,
+        total,
+        prompts_per_step,
+        group_size=cfg.rl.num_generations,
+        stop_ids=stop_ids,
+    )
+
+
+def _settings_of_weights(cfg: RunConfig, plan: Plan) -> WeightSettings:
+    rank = adapter_rank(cfg, plan)
+    return WeightSettings(
+        uuid.uuid4().hex[:12],
+        kind="adapter" if rank else "merged",
+        dtype=rollout_dtype(cfg),
+        max_lora_rank=rank or None,
+    )
 
 
 def _prompts(data: PreparedData) -> RowStore:
