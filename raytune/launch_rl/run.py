@@ -14,6 +14,7 @@ from actors.data import prepare_data
 from actors.gather import Gatherer
 from actors.placement import Plan
 from actors.policy import PolicyGroup
+from actors.reward_model import await_reward_model
 from actors.rollout import start_router
 from actors.weights import WeightPublisher
 from actors.weights_messages import WeightSettings
@@ -24,7 +25,7 @@ from raytune.data.store import RowStore
 from raytune.engine.checkpoint import CheckpointStore, write_json
 from raytune.errors import DataError
 from raytune.launch_rl.learn import learn
-from raytune.launch_rl.rewards import start_rewards
+from raytune.launch_rl.rewards import start_model, start_rewards
 from raytune.launch_rl.roles import Ends, Roles, kill, wait_for
 from raytune.launch_rl.rollouts import rollout_dtype, start_replicas
 from raytune.log import get_logger
@@ -92,8 +93,11 @@ def _start(
     router = start_router(replicas, target=0)
     closing.callback(kill, [router])
     serving = router.start.remote(cfg.generation.rollout_start_timeout)
+    judge = start_model(cfg, plan, placement)
+    if judge is not None:
+        closing.callback(kill, [judge[1]])
     store = _prompts(prepare_data(cfg))
-    rewards = start_rewards(cfg, plan, placement, store)
+    rewards = start_rewards(cfg, plan, placement, store, None if judge is None else judge[0])
     closing.callback(rewards.close)
     prompts_per_step = rows_per_step(cfg.train, cfg.cluster.num_workers) * cfg.rl.ppo_buffer_size
     total = planned_steps(cfg.train, len(store), prompts_per_step)
@@ -103,6 +107,8 @@ def _start(
         longest=int(store.lengths.max()) + cfg.sampling.max_new_tokens,
     )
     policy.relay_log()
+    if judge is not None:
+        await_reward_model(judge[1])
     wait_for(serving, cfg.generation.rollout_start_timeout + _GRACE, "the rollout replicas to start")
     settings = WeightSettings(uuid.uuid4().hex[:12], kind="merged", dtype=rollout_dtype(cfg))
     weights = WeightPublisher(policy.workers, replicas, settings, router=router)

@@ -58,6 +58,13 @@ def newest_adapter(cfg: AdapterConfig) -> Path | None:
     return adapter_path(names[-1], cfg.adapter_folder) if names else None
 
 
+def find_adapters(cfg: AdapterConfig, *, is_trainable: bool = True) -> tuple[list[Path], Path | None]:
+    """Folders of the adapters that become part of the base, and of the one that goes on. Raises ModelError."""
+    paths = [adapter_path(name, cfg.adapter_folder) for name in cfg.adapter_name_or_path]
+    goes_on = bool(paths) and not (is_trainable and cfg.create_new_adapter)
+    return (paths[:-1], paths[-1]) if goes_on else (paths, None)
+
+
 def merge(model: Any) -> Any:
     """Fold the active adapter of a PeftModel into its base and return the base; other models come back as they are.
 
@@ -78,9 +85,8 @@ def merge(model: Any) -> Any:
 
 
 def _attach_lora(model: Any, cfg: AdapterConfig, *, is_trainable: bool, train_embeddings: bool) -> Any:
-    paths = [adapter_path(name, cfg.adapter_folder) for name in cfg.adapter_name_or_path]
-    resumed = paths.pop() if paths and not (is_trainable and cfg.create_new_adapter) else None
-    for path in paths:
+    merged, resumed = find_adapters(cfg, is_trainable=is_trainable)
+    for path in merged:
         model = merge(_load_adapter(model, path, is_trainable=False))
         log.info("merged adapter %s", path)
     if resumed is not None:

@@ -31,12 +31,13 @@ def answers_are_rewarded(config: RunConfig) -> Broken | None:
     return broken(wrong, f"stage {config.train.stage} has nothing that rewards answers", "stage", fix=fix)
 
 
-def reward_models_are_served(config: RunConfig) -> Broken | None:
+def reward_adapters_have_a_model(config: RunConfig) -> Broken | None:
     reward = config.reward
-    wrong = learns_from_answers(config) and reward.reward_model is not None and reward.reward_model_type != "api"
-    what = f"reward_model_type {reward.reward_model_type} is not built yet in stage {config.train.stage}"
-    fix = "Serve the reward model and set reward_model_type: api, or use reward_funcs."
-    return broken(wrong, what, "reward_model", "reward_model_type", fix=fix)
+    wrong = bool(reward.reward_model_adapters) and (reward.reward_model is None or reward.reward_model_type != "full")
+    what = "reward_model_adapters lie on a whole reward model"
+    keys = ("reward_model_adapters", "reward_model", "reward_model_type")
+    fix = "Name it in reward_model and set reward_model_type: full; a single adapter of the policy's model is lora."
+    return broken(wrong, what, *keys, fix=fix)
 
 
 def truncated_draws_have_no_ratio(config: RunConfig) -> Broken | None:
@@ -76,4 +77,5 @@ RL_RULES = (
     answers_are_drawn,
     taking_turns_is_synchronous,
     dynamic_sampling_has_groups,
+    reward_adapters_have_a_model,
 )
