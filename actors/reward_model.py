@@ -54,8 +54,7 @@ class ModelJob:
         """Load it. Raises: ModelError for a folder that is no reward model, or one with another tokenizer."""
         import torch
 
-        from raytune.models.adapters import find_adapters
-        from raytune.models.folder import adapter_path
+        from raytune.models.folder import adapter_path, find_adapters
         from raytune.models.scorer import check_same_tokenizer, load_scorer
 
         below, _ = find_adapters(self.below)

@@ -132,14 +132,16 @@ def plan_of(cfg: RunConfig, shapes: Sequence[NodeShape]) -> Plan:
     if cluster.use_cpu:
         gpus = 0.0
     others = _roles_beside(cfg, gpus=gpus > 0)
-    share = share_of_cpus(room_beside(shapes, others), num_ranks=cluster.num_workers, gpus_per_rank=gpus)
+    critics = cluster.num_workers if learns_from_answers(cfg) and cfg.policy.critic == "own" else 0
+    share = share_of_cpus(room_beside(shapes, others), num_ranks=cluster.num_workers + critics, gpus_per_rank=gpus)
+    cpus = cluster.cpus_per_worker or share
     return make_plan(
         _run_name(cfg),
         num_ranks=cluster.num_workers,
-        cpus_per_rank=cluster.cpus_per_worker or share,
+        cpus_per_rank=cpus,
         gpus_per_rank=gpus,
         priority=cluster.priority,
-        others=others,
+        others=[*(Bundle("critic", rank, cpus, gpus) for rank in range(critics)), *others],
     )
 
 

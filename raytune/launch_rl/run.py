@@ -30,6 +30,7 @@ from raytune.launch_rl.roles import Ends, Roles, kill, wait_for
 from raytune.launch_rl.rollouts import rollout_dtype, start_replicas
 from raytune.log import get_logger
 from raytune.stages.algorithm import algorithm_of
+from raytune.stages.critic import CRITIC, critic_config
 from raytune.stages.prompts import planned_steps
 from raytune.stages.state import TrainState
 
@@ -55,17 +56,14 @@ def run(
     started = time.monotonic()
     algorithm = algorithm_of(cfg)
     with ExitStack() as closing:
-        policy = PolicyGroup(
-            cfg,
-            plan,
-            placement,
-            algorithm.learn,
-            shared=shared,
-            epochs=cfg.rl.ppo_epochs,
-            minibatches=cfg.rl.num_mini_batches,
-        )
+        size = {"shared": shared, "epochs": cfg.rl.ppo_epochs, "minibatches": cfg.rl.num_mini_batches}
+        policy = PolicyGroup(cfg, plan, placement, algorithm.learn, **size)
         closing.callback(policy.shutdown)
-        roles = _start(cfg, plan, placement, policy, checkpoint, closing)
+        critic = None
+        if algorithm.critic is not None:
+            critic = PolicyGroup(critic_config(cfg), plan, placement, algorithm.critic, role=CRITIC, **size)
+            closing.callback(critic.shutdown)
+        roles = _start(cfg, plan, placement, policy, critic, checkpoint, closing)
         log.info("%s", algorithm.summary())
         log.info("ready after %.1f s", time.monotonic() - started)
         with ends.claim():
@@ -83,11 +81,13 @@ def _start(
     plan: Plan,
     placement: PlacementGroup,
     policy: PolicyGroup,
+    critic: PolicyGroup | None,
     checkpoint: Path | None,
     closing: ExitStack,
 ) -> Roles:
     """Start everything at once: ranks load the model while engines are built and data workers tokenise."""
     building = policy.build(checkpoint)
+    critic_building = [] if critic is None else critic.build(None if checkpoint is None else checkpoint / CRITIC)
     replicas = start_replicas(cfg, plan, placement)
     closing.callback(kill, replicas)
     router = start_router(replicas, target=0)
@@ -101,12 +101,12 @@ def _start(
     closing.callback(rewards.close)
     prompts_per_step = rows_per_step(cfg.train, cfg.cluster.num_workers) * cfg.rl.ppo_buffer_size
     total = planned_steps(cfg.train, len(store), prompts_per_step)
-    facts = policy.start_policy(
-        building,
-        total_steps=total * cfg.rl.ppo_epochs * cfg.rl.num_mini_batches,
-        longest=int(store.lengths.max()) + cfg.sampling.max_new_tokens,
-    )
+    updates = total * cfg.rl.ppo_epochs * cfg.rl.num_mini_batches
+    longest = int(store.lengths.max()) + cfg.sampling.max_new_tokens
+    facts = policy.start_policy(building, total_steps=updates, longest=longest)
     policy.relay_log()
+    if critic is not None:
+        critic.start_policy(critic_building, total_steps=updates, longest=longest)
     if judge is not None:
         await_reward_model(judge[1])
     wait_for(serving, cfg.generation.rollout_start_timeout + _GRACE, "the rollout replicas to start")
@@ -128,7 +128,7 @@ def _start(
         "rollout replica",
         cfg.generation.num_rollouts,
     )
-    return Roles(policy, rewards, Gatherer(router, rewards), weights, store, total, prompts_per_step)
+    return Roles(policy, critic, rewards, Gatherer(router, rewards), weights, store, total, prompts_per_step)
 
 
 def _prompts(data: PreparedData) -> RowStore:

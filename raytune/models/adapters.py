@@ -17,7 +17,7 @@ from raytune.config.adapter import AdapterConfig
 from raytune.errors import ModelError
 from raytune.log import get_logger
 from raytune.models.embedded import first_line
-from raytune.models.folder import adapter_path
+from raytune.models.folder import adapter_path, find_adapters
 from raytune.models.freeze import freeze_but_layers
 
 log = get_logger(__name__)
@@ -56,13 +56,6 @@ def newest_adapter(cfg: AdapterConfig) -> Path | None:
     """The folder of the last adapter that a run starts from, if any. Raises ModelError when it holds none."""
     names = cfg.adapter_name_or_path
     return adapter_path(names[-1], cfg.adapter_folder) if names else None
-
-
-def find_adapters(cfg: AdapterConfig, *, is_trainable: bool = True) -> tuple[list[Path], Path | None]:
-    """Folders of the adapters that become part of the base, and of the one that goes on. Raises ModelError."""
-    paths = [adapter_path(name, cfg.adapter_folder) for name in cfg.adapter_name_or_path]
-    goes_on = bool(paths) and not (is_trainable and cfg.create_new_adapter)
-    return (paths[:-1], paths[-1]) if goes_on else (paths, None)
 
 
 def merge(model: Any) -> Any:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
+from raytune.config.adapter import AdapterConfig
 from raytune.errors import ModelError
 from raytune.models.embedded import folder_contents, resolve_model_path
 
@@ -66,6 +67,13 @@ def adapter_path(name: str, subfolder: str | None = None) -> Path:
         if checkpoints
         else "Give the output_dir of a lora run, or one of its checkpoints.",
     )
+
+
+def find_adapters(cfg: AdapterConfig, *, is_trainable: bool = True) -> tuple[list[Path], Path | None]:
+    """Folders of the adapters that become part of the base, and of the one that goes on. Raises ModelError."""
+    paths = [adapter_path(name, cfg.adapter_folder) for name in cfg.adapter_name_or_path]
+    goes_on = bool(paths) and not (is_trainable and cfg.create_new_adapter)
+    return (paths[:-1], paths[-1]) if goes_on else (paths, None)
 
 
 def reward_folder(name: str, kind: Literal["lora", "full"], adapters: Sequence[str] = ()) -> Path:

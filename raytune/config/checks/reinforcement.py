@@ -24,6 +24,13 @@ def grpo_has_no_critic(config: RunConfig) -> Broken | None:
     return broken(wrong, "advantage gae needs a critic, which stage grpo has not", "advantage", "stage", fix=fix)
 
 
+def own_critic_is_asked(config: RunConfig) -> Broken | None:
+    kind = config.policy.advantage
+    wrong = learns_from_answers(config) and config.policy.critic == "own" and kind != "gae"
+    what = f"critic own is trained for nothing: advantage {kind} asks no critic"
+    return broken(wrong, what, "critic", "advantage", fix="Use stage: ppo with advantage: gae, or leave critic out.")
+
+
 def answers_are_rewarded(config: RunConfig) -> Broken | None:
     reward = config.reward
     wrong = learns_from_answers(config) and not reward.reward_funcs and reward.reward_model is None
@@ -73,6 +80,7 @@ def dynamic_sampling_has_groups(config: RunConfig) -> Broken | None:
 RL_RULES = (
     groups_need_answers,
     grpo_has_no_critic,
+    own_critic_is_asked,
     truncated_draws_have_no_ratio,
     answers_are_drawn,
     taking_turns_is_synchronous,
