@@ -12,11 +12,14 @@ from raytune.data.store import RowStore
 from raytune.launch_rl.roles import place
 
 
-def start_model(cfg: RunConfig, plan: Plan, placement: PlacementGroup) -> tuple[str, Any] | None:
-    """Begin loading the trained reward model, if the run has one; returns the actor's name and handle."""
+def start_model(cfg: RunConfig, plan: Plan, placement: PlacementGroup) -> tuple[str | None, list[Any]]:
+    """Begin loading the trained reward model, if the run has one; returns its name and the actors to await and end."""
     cutoff_len = cfg.data.cutoff_len + cfg.sampling.max_new_tokens
     job = model_job(cfg.reward, cfg.model, cfg.adapter, cutoff_len=cutoff_len)
-    return None if job is None else start_reward_model(job, _places(plan, placement, "reward_model")[0])
+    if job is None:
+        return None, []
+    name, worker = start_reward_model(job, _places(plan, placement, "reward_model")[0])
+    return name, [worker]
 
 
 def start_rewards(

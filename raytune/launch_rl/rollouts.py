@@ -7,11 +7,17 @@ from ray.util.placement_group import PlacementGroup
 
 from actors.placement import Plan
 from actors.rollout_replica import Replica, ReplicaSettings, start_replica
+from raytune.config.checks.reinforcement import LARGEST_RANK, adapter_stands_alone
+from raytune.config.model import ModelConfig
 from raytune.config.run import RunConfig
+from raytune.config.template import TemplateConfig
 from raytune.engine.build import compute_dtype
 from raytune.launch_rl.roles import place
 from raytune.models.embedded import resolve_model_path
 from raytune.stages.samples import Sampling
+
+# What vLLM can be built for.
+_ENGINE_RANKS = (8, 16, 32, 64, 128, 256, 320, LARGEST_RANK)
 
 
 def start_replicas(cfg: RunConfig, plan: Plan, placement: PlacementGroup) -> list[Any]:
@@ -27,6 +33,7 @@ def start_replicas(cfg: RunConfig, plan: Plan, placement: PlacementGroup) -> lis
         max_length=cfg.data.cutoff_len + cfg.sampling.max_new_tokens,
         max_sequences=cfg.generation.max_num_seqs,
         environment=cfg.rl.environment,
+        adapter_rank=adapter_rank(cfg, plan),
         eager=cfg.rollout.vllm_enforce_eager,
         gpu_memory=cfg.rollout.vllm_gpu_util,
         cache_gib=cfg.generation.kv_cache_gb,
@@ -50,6 +57,18 @@ def start_replicas(cfg: RunConfig, plan: Plan, placement: PlacementGroup) -> lis
     return replicas
 
 
+def adapter_rank(cfg: RunConfig, plan: Plan) -> int:
+    """Rank that engines are built for when the adapter is all they are sent; 0 when whole weights are.
+
+    On a CPU vLLM draws several times slower with an adapter beside the weights.
+    """
+    sync, gpus = cfg.generation.weight_sync, any(plan.bundles[index].gpus for index in plan.of_role("rollout"))
+    wanted = sync == "adapter" or (sync == "auto" and gpus and cfg.generation.rollout_backend != "hf")
+    if not wanted or not adapter_stands_alone(cfg):
+        return 0
+    return next(rank for rank in _ENGINE_RANKS if rank >= cfg.adapter.lora_rank)
+
+
 def _backend(cfg: RunConfig) -> tuple[type[Replica], Callable[..., dict[str, str]]]:
     """The replica's class, and the environment that its process needs."""
     match cfg.generation.rollout_backend:
@@ -68,12 +87,25 @@ def rollout_dtype(cfg: RunConfig) -> str:
     return str(compute_dtype(cfg.precision)).removeprefix("torch.") if wanted == "auto" else wanted
 
 
-def sampling_of(cfg: RunConfig) -> Sampling:
+def sampling_of(cfg: RunConfig, stop_ids: tuple[int, ...]) -> Sampling:
+    """How answers are drawn in training."""
     drawn = cfg.sampling
     return Sampling(
         temperature=drawn.temperature,
         top_p=drawn.top_p,
         top_k=max(drawn.top_k, 0),
         max_new_tokens=drawn.max_new_tokens,
+        stop_ids=stop_ids,
         seed=cfg.train.seed,
     )
+
+
+def find_stop_ids(model: ModelConfig, template: TemplateConfig) -> tuple[int, ...]:
+    """The tokens that end an answer, as in chat. Runs in a task: transformers takes seconds to import."""
+    from raytune.data.template import load_template
+    from raytune.models.tokenizer import load_tokenizer
+
+    tokenizer = load_tokenizer(model)
+    chosen = load_template(template.template, tokenizer, template)
+    chosen.fix_tokenizer(tokenizer)
+    return tuple(chosen.stop_token_ids(tokenizer))

@@ -7,7 +7,9 @@ import time
 import uuid
 from contextlib import ExitStack
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import ray
 from ray.util.placement_group import PlacementGroup
 
 from actors.data import prepare_data
@@ -27,18 +29,22 @@ from raytune.errors import DataError
 from raytune.launch_rl.learn import learn
 from raytune.launch_rl.rewards import start_model, start_rewards
 from raytune.launch_rl.roles import Ends, Roles, kill, wait_for
-from raytune.launch_rl.rollouts import rollout_dtype, start_replicas
+from raytune.launch_rl.rollouts import adapter_rank, find_stop_ids, rollout_dtype, start_replicas
 from raytune.log import get_logger
 from raytune.stages.algorithm import algorithm_of
 from raytune.stages.critic import CRITIC, critic_config
 from raytune.stages.prompts import planned_steps
 from raytune.stages.state import TrainState
 
+if TYPE_CHECKING:
+    from raytune.stages.policy_rank import PolicyFacts
+
 log = get_logger(__name__)
 
 ALGORITHM = "algorithm.json"
 # Beyond the router's own deadline, for its answer to arrive.
 _GRACE = 10.0
+_TOKENIZER_DEADLINE = 120.0
 
 
 def run(
@@ -93,11 +99,11 @@ def _start(
     router = start_router(replicas, target=0)
     closing.callback(kill, [router])
     serving = router.start.remote(cfg.generation.rollout_start_timeout)
-    judge = start_model(cfg, plan, placement)
-    if judge is not None:
-        closing.callback(kill, [judge[1]])
+    judge, judges = start_model(cfg, plan, placement)
+    closing.callback(kill, judges)
+    ending = ray.remote(find_stop_ids).options(num_cpus=0).remote(cfg.model, cfg.template)
     store = _prompts(prepare_data(cfg))
-    rewards = start_rewards(cfg, plan, placement, store, None if judge is None else judge[0])
+    rewards = start_rewards(cfg, plan, placement, store, judge)
     closing.callback(rewards.close)
     prompts_per_step = rows_per_step(cfg.train, cfg.cluster.num_workers) * cfg.rl.ppo_buffer_size
     total = planned_steps(cfg.train, len(store), prompts_per_step)
@@ -107,16 +113,28 @@ def _start(
     policy.relay_log()
     if critic is not None:
         critic.start_policy(critic_building, total_steps=updates, longest=longest)
-    if judge is not None:
-        await_reward_model(judge[1])
+    for worker in judges:
+        await_reward_model(worker)
     wait_for(serving, cfg.generation.rollout_start_timeout + _GRACE, "the rollout replicas to start")
-    settings = WeightSettings(uuid.uuid4().hex[:12], kind="merged", dtype=rollout_dtype(cfg))
+    rank = adapter_rank(cfg, plan)
+    settings = WeightSettings(
+        uuid.uuid4().hex[:12],
+        kind="adapter" if rank else "merged",
+        dtype=rollout_dtype(cfg),
+        max_lora_rank=rank or None,
+    )
     weights = WeightPublisher(policy.workers, replicas, settings, router=router)
     closing.callback(weights.close)
+    _announce(cfg, facts, len(store), prompts_per_step, total)
+    stop_ids = wait_for(ending, _TOKENIZER_DEADLINE, "the tokenizer")
+    return Roles(policy, critic, rewards, Gatherer(router, rewards), weights, store, total, prompts_per_step, stop_ids)
+
+
+def _announce(cfg: RunConfig, facts: "PolicyFacts", num_prompts: int, prompts_per_step: int, total: int) -> None:
     log.info(
         "%s: %s prompts, %s x %s answers a step, %s steps; %s of %s parameters train; %s x %s on %s, %s x %s",
         cfg.train.stage,
-        len(store),
+        num_prompts,
         prompts_per_step,
         cfg.rl.num_generations,
         total,
@@ -128,7 +146,6 @@ def _start(
         "rollout replica",
         cfg.generation.num_rollouts,
     )
-    return Roles(policy, critic, rewards, Gatherer(router, rewards), weights, store, total, prompts_per_step)
 
 
 def _prompts(data: PreparedData) -> RowStore:

@@ -5,6 +5,9 @@ from raytune.config.run import RunConfig
 
 GROUP_KINDS = ("group", "group_batch_std", "group_no_std", "leave_one_out", "rloo", "reinforce++_baseline")
 
+# Of an adapter beside a model in vLLM.
+LARGEST_RANK = 512
+
 
 def learns_from_answers(config: RunConfig) -> bool:
     """Whether the stage draws answers and learns from their rewards."""
@@ -77,7 +80,22 @@ def dynamic_sampling_has_groups(config: RunConfig) -> Broken | None:
     return broken(wrong, what, "dynamic_sampling", "num_generations", fix="Set num_generations to 2 or more.")
 
 
+def adapters_travel_alone(config: RunConfig) -> Broken | None:
+    wrong = config.generation.weight_sync == "adapter" and not adapter_stands_alone(config)
+    what = "weight_sync adapter sends a new LoRA adapter of linear layers alone, and this run trains something else"
+    keys = ("weight_sync", "finetuning_type", "additional_target", "adapter_name_or_path")
+    return broken(wrong, what, *keys, fix="Set weight_sync: merged.")
+
+
+def adapter_stands_alone(config: RunConfig) -> bool:
+    """Whether the model on disk with the trained adapter is the trained model, in a form that engines take."""
+    adapter = config.adapter
+    plain = not (adapter.additional_target or adapter.adapter_name_or_path or config.model.resize_vocab)
+    return plain and adapter.finetuning_type == "lora" and adapter.lora_rank <= LARGEST_RANK
+
+
 RL_RULES = (
+    adapters_travel_alone,
     groups_need_answers,
     grpo_has_no_critic,
     own_critic_is_asked,

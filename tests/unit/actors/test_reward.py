@@ -1,5 +1,7 @@
 """Functions and a trained reward model together: who is asked, and what each one weighs."""
 
+from typing import Any
+
 import pytest
 
 from actors.reward import MODEL, RewardJob, load_functions
@@ -36,7 +38,7 @@ def test_each_has_to_have_a_weight():
 def test_which_model_is_loaded():
     adapter = AdapterConfig(adapter_name_or_path=("sft",))
 
-    def job(**keys):
+    def job(**keys: Any) -> Any:
         return model_job(RewardConfig(**keys), POLICY, adapter, cutoff_len=96)
 
     assert job() is None
