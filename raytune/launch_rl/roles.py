@@ -38,6 +38,7 @@ class Roles:
     """The actors of a run and the sizes they agreed on."""
 
     policy: PolicyGroup
+    critic: PolicyGroup | None
     rewards: RewardPool
     rollouts: Gatherer
     weights: WeightPublisher

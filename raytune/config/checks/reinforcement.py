@@ -27,6 +27,13 @@ def grpo_has_no_critic(config: RunConfig) -> Broken | None:
     return broken(wrong, "advantage gae needs a critic, which stage grpo has not", "advantage", "stage", fix=fix)
 
 
+def own_critic_is_asked(config: RunConfig) -> Broken | None:
+    kind = config.policy.advantage
+    wrong = learns_from_answers(config) and config.policy.critic == "own" and kind != "gae"
+    what = f"critic own is trained for nothing: advantage {kind} asks no critic"
+    return broken(wrong, what, "critic", "advantage", fix="Use stage: ppo with advantage: gae, or leave critic out.")
+
+
 def answers_are_rewarded(config: RunConfig) -> Broken | None:
     reward = config.reward
     wrong = learns_from_answers(config) and not reward.reward_funcs and reward.reward_model is None
@@ -34,12 +41,13 @@ def answers_are_rewarded(config: RunConfig) -> Broken | None:
     return broken(wrong, f"stage {config.train.stage} has nothing that rewards answers", "stage", fix=fix)
 
 
-def reward_models_are_served(config: RunConfig) -> Broken | None:
+def reward_adapters_have_a_model(config: RunConfig) -> Broken | None:
     reward = config.reward
-    wrong = learns_from_answers(config) and reward.reward_model is not None and reward.reward_model_type != "api"
-    what = f"reward_model_type {reward.reward_model_type} is not built yet in stage {config.train.stage}"
-    fix = "Serve the reward model and set reward_model_type: api, or use reward_funcs."
-    return broken(wrong, what, "reward_model", "reward_model_type", fix=fix)
+    wrong = bool(reward.reward_model_adapters) and (reward.reward_model is None or reward.reward_model_type != "full")
+    what = "reward_model_adapters lie on a whole reward model"
+    keys = ("reward_model_adapters", "reward_model", "reward_model_type")
+    fix = "Name it in reward_model and set reward_model_type: full; a single adapter of the policy's model is lora."
+    return broken(wrong, what, *keys, fix=fix)
 
 
 def truncated_draws_have_no_ratio(config: RunConfig) -> Broken | None:
@@ -95,8 +103,10 @@ RL_RULES = (
     adapters_travel_alone,
     groups_need_answers,
     grpo_has_no_critic,
+    own_critic_is_asked,
     truncated_draws_have_no_ratio,
     answers_are_drawn,
     taking_turns_is_synchronous,
     dynamic_sampling_has_groups,
+    reward_adapters_have_a_model,
 )
