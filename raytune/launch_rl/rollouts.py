@@ -68,12 +68,14 @@ def rollout_dtype(cfg: RunConfig) -> str:
     return str(compute_dtype(cfg.precision)).removeprefix("torch.") if wanted == "auto" else wanted
 
 
-def sampling_of(cfg: RunConfig) -> Sampling:
+def sampling_of(cfg: RunConfig, stop_ids: tuple[int, ...]) -> Sampling:
+    """How answers are drawn. Args: stop_ids: tokens that end one."""
     drawn = cfg.sampling
     return Sampling(
         temperature=drawn.temperature,
         top_p=drawn.top_p,
         top_k=max(drawn.top_k, 0),
         max_new_tokens=drawn.max_new_tokens,
+        stop_ids=stop_ids,
         seed=cfg.train.seed,
     )

@@ -122,7 +122,7 @@ def _start(
         "rollout replica",
         cfg.generation.num_rollouts,
     )
-    return Roles(policy, rewards, Gatherer(router, rewards), weights, store, total, prompts_per_step)
+    return Roles(policy, rewards, Gatherer(router, rewards), weights, store, total, prompts_per_step, facts.stop_ids)
 
 
 def _prompts(data: PreparedData) -> RowStore:
