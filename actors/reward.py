@@ -6,7 +6,7 @@ driver -> desk (hands out groups, keeps time) -> worker (decodes, calls the func
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import ray
 from ray.exceptions import GetTimeoutError, RayError, RayTaskError
@@ -22,11 +22,6 @@ from raytune.errors import RaytuneError, RewardError
 from raytune.rewards.base import RewardFunction, RewardUnavailable
 from raytune.rewards.builtin import listed
 from raytune.stages.samples import Group, ScoredGroup
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
-    from raytune.data.template import Template
 
 _ANSWER_DEADLINE = 30.0
 MODEL = "reward_model"
@@ -79,19 +74,12 @@ class RewardWorker:
 def make_decoder(job: RewardJob) -> Decodes:
     """What turns the policy's tokens into text. Runs in a task, for workers should not wait for transformers."""
     from raytune.data.decoder import decoder_of
-
-    return decoder_of(load_words(job.model, job.template)[0])
-
-
-def load_words(model: ModelConfig, template: TemplateConfig) -> "tuple[PreTrainedTokenizerBase, Template]":
-    """The policy's tokenizer, as its template wants it, and the template."""
     from raytune.data.template import load_template
     from raytune.models.tokenizer import load_tokenizer
 
-    tokenizer = load_tokenizer(model)
-    chosen = load_template(template.template, tokenizer, template)
-    chosen.fix_tokenizer(tokenizer)
-    return tokenizer, chosen
+    tokenizer = load_tokenizer(job.model)
+    load_template(job.template.template, tokenizer, job.template).fix_tokenizer(tokenizer)
+    return decoder_of(tokenizer)
 
 
 def load_functions(job: RewardJob, model: ModelReward | None) -> list[RewardFunction]:

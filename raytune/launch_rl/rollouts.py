@@ -6,12 +6,9 @@ from typing import Any
 from ray.util.placement_group import PlacementGroup
 
 from actors.placement import Plan
-from actors.reward import load_words
 from actors.rollout_replica import Replica, ReplicaSettings, start_replica
 from raytune.config.checks.reinforcement import engine_rank
-from raytune.config.model import ModelConfig
 from raytune.config.run import RunConfig
-from raytune.config.template import TemplateConfig
 from raytune.engine.build import compute_dtype
 from raytune.launch_rl.roles import place
 from raytune.models.embedded import resolve_model_path
@@ -84,7 +81,7 @@ def rollout_dtype(cfg: RunConfig) -> str:
 
 
 def sampling_of(cfg: RunConfig, stop_ids: tuple[int, ...]) -> Sampling:
-    """How answers are drawn in training."""
+    """How answers are drawn. Args: stop_ids: tokens that end one."""
     drawn = cfg.sampling
     return Sampling(
         temperature=drawn.temperature,
@@ -99,9 +96,3 @@ def sampling_of(cfg: RunConfig, stop_ids: tuple[int, ...]) -> Sampling:
 def group_deadline(cfg: RunConfig) -> float:
     """Seconds that a group of answers may take."""
     return cfg.generation.rollout_timeout
-
-
-def find_stop_ids(model: ModelConfig, template: TemplateConfig) -> tuple[int, ...]:
-    """The tokens that end an answer, as in chat. Runs in a task: transformers takes seconds to import."""
-    tokenizer, chosen = load_words(model, template)
-    return tuple(chosen.stop_token_ids(tokenizer))

@@ -9,7 +9,6 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import ray
 from ray.util.placement_group import PlacementGroup
 
 from actors.data import prepare_data
@@ -29,7 +28,7 @@ from raytune.errors import DataError
 from raytune.launch_rl.learn import learn
 from raytune.launch_rl.rewards import start_model, start_rewards
 from raytune.launch_rl.roles import Ends, Roles, kill, wait_for
-from raytune.launch_rl.rollouts import adapter_rank, find_stop_ids, rollout_dtype, start_replicas
+from raytune.launch_rl.rollouts import adapter_rank, rollout_dtype, start_replicas
 from raytune.log import get_logger
 from raytune.stages.algorithm import algorithm_of
 from raytune.stages.critic import CRITIC, critic_config
@@ -44,7 +43,6 @@ log = get_logger(__name__)
 ALGORITHM = "algorithm.json"
 # Beyond the router's own deadline, for its answer to arrive.
 _GRACE = 10.0
-_TOKENIZER_DEADLINE = 120.0
 
 
 def run(
@@ -101,7 +99,6 @@ def _start(
     serving = router.start.remote(cfg.generation.rollout_start_timeout)
     judge, judges = start_model(cfg, plan, placement)
     closing.callback(kill, judges)
-    ending = ray.remote(find_stop_ids).options(num_cpus=0).remote(cfg.model, cfg.template)
     store = _prompts(prepare_data(cfg))
     rewards = start_rewards(cfg, plan, placement, store, judge)
     closing.callback(rewards.close)
@@ -119,7 +116,6 @@ def _start(
     weights = WeightPublisher(policy.workers, replicas, _settings_of_weights(cfg, plan), router=router)
     closing.callback(weights.close)
     _announce(cfg, facts, len(store), prompts_per_step, total)
-    stop_ids = wait_for(ending, _TOKENIZER_DEADLINE, "the tokenizer")
     return Roles(
         policy,
         critic,
@@ -130,7 +126,7 @@ def _start(
         total,
         prompts_per_step,
         group_size=cfg.rl.num_generations,
-        stop_ids=stop_ids,
+        stop_ids=facts.stop_ids,
     )
 
 
