@@ -44,6 +44,7 @@ class Roles:
     store: RowStore
     total_steps: int
     prompts_per_step: int
+    stop_ids: tuple[int, ...]
 
 
 def place(placement: PlacementGroup, index: int) -> PlacementGroupSchedulingStrategy:

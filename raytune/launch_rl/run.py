@@ -8,6 +8,7 @@ import uuid
 from contextlib import ExitStack
 from pathlib import Path
 
+import ray
 from ray.util.placement_group import PlacementGroup
 
 from actors.data import prepare_data
@@ -26,7 +27,7 @@ from raytune.errors import DataError
 from raytune.launch_rl.learn import learn
 from raytune.launch_rl.rewards import start_rewards
 from raytune.launch_rl.roles import Ends, Roles, kill, wait_for
-from raytune.launch_rl.rollouts import rollout_dtype, start_replicas
+from raytune.launch_rl.rollouts import find_stop_ids, rollout_dtype, start_replicas
 from raytune.log import get_logger
 from raytune.stages.algorithm import algorithm_of
 from raytune.stages.prompts import planned_steps
@@ -37,6 +38,7 @@ log = get_logger(__name__)
 ALGORITHM = "algorithm.json"
 # Beyond the router's own deadline, for its answer to arrive.
 _GRACE = 10.0
+_TOKENIZER_DEADLINE = 120.0
 
 
 def run(
@@ -92,6 +94,7 @@ def _start(
     router = start_router(replicas, target=0)
     closing.callback(kill, [router])
     serving = router.start.remote(cfg.generation.rollout_start_timeout)
+    ending = ray.remote(find_stop_ids).options(num_cpus=0).remote(cfg.model, cfg.template)
     store = _prompts(prepare_data(cfg))
     rewards = start_rewards(cfg, plan, placement, store)
     closing.callback(rewards.close)
@@ -122,7 +125,8 @@ def _start(
         "rollout replica",
         cfg.generation.num_rollouts,
     )
-    return Roles(policy, rewards, Gatherer(router, rewards), weights, store, total, prompts_per_step)
+    stop_ids = wait_for(ending, _TOKENIZER_DEADLINE, "the tokenizer")
+    return Roles(policy, rewards, Gatherer(router, rewards), weights, store, total, prompts_per_step, stop_ids)
 
 
 def _prompts(data: PreparedData) -> RowStore:
