@@ -24,7 +24,7 @@ from raytune.losses.estimate import EstimatorRule
 from raytune.monitors.build import build_monitors
 from raytune.rewards.table import RewardTable
 from raytune.stages.experience import group_experience
-from raytune.stages.interfaces import PolicyResult, PolicySample, TokenNumbers
+from raytune.stages.interfaces import PolicyResult, PolicySample, Rollouts, TokenNumbers
 from raytune.stages.policy_plan import Cut, plan_update
 from raytune.stages.prompts import PromptSource
 from raytune.stages.reinforce import ReinforceLoop, ReinforcePlan
@@ -33,6 +33,7 @@ from raytune.stages.state import TrainState
 from raytune.types import Encoded
 
 _RULE = EstimatorRule("group")
+_ROWS = 1000
 _METRICS = {"entropy": 1.5, "ratio": 1.0, "clip_share": 0.01, "mismatch_abs": 0.01, "mismatch_k3": 1e-4}
 
 
@@ -86,37 +87,57 @@ def scored(prompt: Prompt, version: int, rng: np.random.Generator, answers: int)
     )
 
 
-def loop_seconds(folder: Path, *, groups: int, prompts: int, answers: int, staleness: int) -> float:
-    """Processor seconds of the driver for each group. Args: prompts: groups of a step."""
-    steps = groups // prompts
-    source = PromptSource(_store(folder / "rows", 1000), seed=1)
-    world = Instant(Cut(num_ranks=8, max_tokens=16384), answers=answers)
+def fake_loop(
+    folder: Path,
+    *,
+    rollouts: Rollouts,
+    policy: Instant,
+    steps: int,
+    prompts: int,
+    answers: int,
+    staleness: int,
+    after: Callable[[], None] = lambda: None,
+) -> ReinforceLoop:
+    """A run's loop over a thousand prompts, its log in `folder`; `policy` is its weight sync too.
+
+    Args: prompts: groups of a step. answers: of a group. after: called after each step.
+    """
     output, out = OutputConfig(save_strategy="no", report_to=(), disable_tqdm=True, logging_steps=1), folder / "out"
     out.mkdir(exist_ok=True)
-    # The console is part of the work, but nobody wants to read it here.
-    with contextlib.redirect_stderr(io.StringIO()):
-        monitor = build_monitors(output, out, history=[], total_steps=steps, done=0)
-    loop = ReinforceLoop(
-        ReinforcePlan(steps, prompts, answers, 1000, Sampling(), max_staleness=staleness),
+
+    def interrupted() -> bool:
+        after()
+        return False
+
+    return ReinforceLoop(
+        ReinforcePlan(steps, prompts, answers, _ROWS, Sampling(), max_staleness=staleness),
         output,
-        source=source,
-        rollouts=world,
-        policy=world,
-        weights=world,
+        source=PromptSource(_store(folder / "rows"), seed=1),
+        rollouts=rollouts,
+        policy=policy,
+        weights=policy,
         experience=lambda found: group_experience(found, _RULE),
         keeps=lambda group: True,
         transcribe=lambda step, found: None,
-        monitor=monitor,
+        monitor=build_monitors(output, out, history=[], total_steps=steps, done=0),
         checkpoints=CheckpointStore(out),
         state=TrainState(),
-        interrupted=lambda: False,
+        interrupted=interrupted,
     )
+
+
+def loop_seconds(folder: Path, *, groups: int, prompts: int, answers: int, staleness: int) -> float:
+    """Processor seconds of the driver for each group. Args: prompts: groups of a step."""
+    world = Instant(Cut(num_ranks=8, max_tokens=16384), answers=answers)
+    sizes = {"steps": groups // prompts, "prompts": prompts, "answers": answers, "staleness": staleness}
+    # The console is part of the work, but nobody wants to read it here.
     with contextlib.redirect_stderr(io.StringIO()):
+        loop = fake_loop(folder, rollouts=world, policy=world, **sizes)
         started = time.process_time()
         loop.run()
         took = time.process_time() - started
-        monitor.finish()
-    return took / (steps * prompts)
+    loop.monitor.finish()
+    return took / (sizes["steps"] * prompts)
 
 
 def plan_seconds(*, samples: int, answers: int, cut: Cut) -> float:
@@ -129,10 +150,10 @@ def plan_seconds(*, samples: int, answers: int, cut: Cut) -> float:
     return time.process_time() - started
 
 
-def _store(folder: Path, count: int) -> RowStore:
+def _store(folder: Path) -> RowStore:
     if not folder.exists():
         folder.mkdir()
-        rows = [Encoded(list(range(1, 129)), [-100] * 128) for _ in range(count)]
+        rows = [Encoded(list(range(1, 129)), [-100] * 128) for _ in range(_ROWS)]
         write_manifest(folder, Manifest("key", (write_block(folder, 0, to_table(rows)),)))
     return RowStore.open(folder)
 
