@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ray.util.placement_group import PlacementGroup
 
+from actors import stacks
 from actors.data import prepare_data
 from actors.gather import Gatherer
 from actors.placement import Plan
@@ -54,6 +55,8 @@ def run(
     started = time.monotonic()
     algorithm = algorithm_of(cfg)
     with ExitStack() as closing:
+        stacks.register("driver")
+        closing.callback(stacks.unregister)
         policy = PolicyGroup(
             cfg,
             plan,
@@ -71,10 +74,7 @@ def run(
             write_json(folder / ALGORITHM, algorithm.numbers())
             checkpoints = CheckpointStore(folder)
             checkpoints.drop_after(state.step)
-            finished = learn(cfg, folder, roles, algorithm, state, checkpoints, ends)
-            if finished:
-                ends.publish(policy, checkpoints)
-            return finished
+            return learn(cfg, folder, roles, algorithm, state, checkpoints, ends, checkpoint)
 
 
 def _start(
@@ -122,7 +122,8 @@ def _start(
         "rollout replica",
         cfg.generation.num_rollouts,
     )
-    return Roles(policy, rewards, Gatherer(router, rewards), weights, store, total, prompts_per_step)
+    rollouts = Gatherer(router, rewards, on_router=weights.tell_router)
+    return Roles(policy, rewards, rollouts, weights, store, total, prompts_per_step)
 
 
 def _prompts(data: PreparedData) -> RowStore:
