@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from ray.util.placement_group import PlacementGroup
 
+from actors import stacks
 from actors.data import prepare_data
 from actors.gather import Gatherer
 from actors.placement import Plan
@@ -60,6 +61,8 @@ def run(
     started = time.monotonic()
     algorithm = algorithm_of(cfg)
     with ExitStack() as closing:
+        stacks.register("driver")
+        closing.callback(stacks.unregister)
         size = {"shared": shared, "epochs": cfg.rl.ppo_epochs, "minibatches": cfg.rl.num_mini_batches}
         policy = PolicyGroup(cfg, plan, placement, algorithm.learn, **size)
         closing.callback(policy.shutdown)
@@ -74,10 +77,7 @@ def run(
             write_json(folder / ALGORITHM, algorithm.numbers())
             checkpoints = CheckpointStore(folder)
             checkpoints.drop_after(state.step)
-            finished = learn(cfg, folder, roles, algorithm, state, checkpoints, ends)
-            if finished:
-                ends.publish(policy, checkpoints)
-            return finished
+            return learn(cfg, folder, roles, algorithm, state, checkpoints, ends, checkpoint)
 
 
 def _start(
@@ -120,7 +120,7 @@ def _start(
         policy,
         critic,
         rewards,
-        Gatherer(router, rewards),
+        Gatherer(router, rewards, on_router=weights.tell_router),
         weights,
         store,
         total,
