@@ -7,9 +7,8 @@ from ray.util.placement_group import PlacementGroup
 
 from actors.placement import Plan
 from actors.rollout_replica import Replica, ReplicaSettings, start_replica
-from raytune.config.model import ModelConfig
+from raytune.config.checks.reinforcement import engine_rank
 from raytune.config.run import RunConfig
-from raytune.config.template import TemplateConfig
 from raytune.engine.build import compute_dtype
 from raytune.launch_rl.roles import place
 from raytune.models.embedded import resolve_model_path
@@ -29,12 +28,13 @@ def start_replicas(cfg: RunConfig, plan: Plan, placement: PlacementGroup) -> lis
         max_length=cfg.data.cutoff_len + cfg.sampling.max_new_tokens,
         max_sequences=cfg.generation.max_num_seqs,
         environment=cfg.rl.environment,
+        adapter_rank=adapter_rank(cfg, plan),
         eager=cfg.rollout.vllm_enforce_eager,
         gpu_memory=cfg.rollout.vllm_gpu_util,
         cache_gib=cfg.generation.kv_cache_gb,
         threads=max(int(cfg.generation.rollout_cpus), 1),
         engine_args=cfg.rollout.vllm_config if isinstance(cfg.rollout.vllm_config, dict) else {},
-        request_deadline=cfg.generation.rollout_timeout,
+        request_deadline=group_deadline(cfg),
     )
     replicas = []
     for index in plan.of_role("rollout"):
@@ -50,6 +50,16 @@ def start_replicas(cfg: RunConfig, plan: Plan, placement: PlacementGroup) -> lis
             )
         )
     return replicas
+
+
+def adapter_rank(cfg: RunConfig, plan: Plan) -> int:
+    """Rank that engines are built for when the adapter is all they are sent; 0 when whole weights are.
+
+    On a CPU vLLM draws several times slower with an adapter beside the weights.
+    """
+    sync, gpus = cfg.generation.weight_sync, any(plan.bundles[index].gpus for index in plan.of_role("rollout"))
+    wanted = sync == "adapter" or (sync == "auto" and gpus and cfg.generation.rollout_backend != "hf")
+    return engine_rank(cfg) or 0 if wanted else 0
 
 
 def _backend(cfg: RunConfig) -> tuple[type[Replica], Callable[..., dict[str, str]]]:
@@ -71,7 +81,7 @@ def rollout_dtype(cfg: RunConfig) -> str:
 
 
 def sampling_of(cfg: RunConfig, stop_ids: tuple[int, ...]) -> Sampling:
-    """How answers are drawn in training."""
+    """How answers are drawn. Args: stop_ids: tokens that end one."""
     drawn = cfg.sampling
     return Sampling(
         temperature=drawn.temperature,
@@ -83,12 +93,6 @@ def sampling_of(cfg: RunConfig, stop_ids: tuple[int, ...]) -> Sampling:
     )
 
 
-def find_stop_ids(model: ModelConfig, template: TemplateConfig) -> tuple[int, ...]:
-    """The tokens that end an answer, as in chat. Runs in a task: transformers takes seconds to import."""
-    from raytune.data.template import load_template
-    from raytune.models.tokenizer import load_tokenizer
-
-    tokenizer = load_tokenizer(model)
-    chosen = load_template(template.template, tokenizer, template)
-    chosen.fix_tokenizer(tokenizer)
-    return tuple(chosen.stop_token_ids(tokenizer))
+def group_deadline(cfg: RunConfig) -> float:
+    """Seconds that a group of answers may take."""
+    return cfg.generation.rollout_timeout
