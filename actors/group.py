@@ -61,10 +61,10 @@ class TrainerGroup:
         self._away: list[Any] = []
         self._workers: list[Any] = []
         for rank, index in enumerate(indices):
-            bundle = plan.bundles[index]
+            cpus, gpus = plan.bundles[index].seat(role)
             actor = ray.remote(worker).options(
-                num_cpus=bundle.cpus,
-                num_gpus=bundle.gpus,
+                num_cpus=cpus,
+                num_gpus=gpus,
                 scheduling_strategy=PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=index),
             )
             self._workers.append(actor.remote(cfg, rank=rank, world_size=len(indices), courier=self._courier))
@@ -86,11 +86,16 @@ class TrainerGroup:
         host, port = self._wait("open the rendezvous", [self._workers[0].open_store.remote(cluster.master_addr, port)])[
             0
         ]
-        refs = []
         counted = {node["NodeID"]: node["Resources"].get("CPU", 0) for node in ray.nodes()}
-        for worker, (node, _, cores), cpus in zip(self._workers, places, reserved, strict=True):
-            threads = num_threads(cpus, of_node=counted.get(node, 0), cores=cores)
-            refs.append(worker.connect.remote(host, port, threads=threads, timeout=self._timeout))
+        self.threads = [
+            num_threads(cpus, of_node=counted.get(node, 0), cores=cores)
+            for (node, _, cores), cpus in zip(places, reserved, strict=True)
+        ]
+        """What each rank computes with: those of its whole bundle."""
+        refs = [
+            worker.connect.remote(host, port, threads=threads, timeout=self._timeout)
+            for worker, threads in zip(self._workers, self.threads, strict=True)
+        ]
         self._wait("join the process group", refs)
 
     def build(self, checkpoint: Path | None) -> list[Any]:

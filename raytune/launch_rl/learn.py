@@ -3,10 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from actors.policy import PolicyGroup
 from actors.transcripts import Transcriber
 from raytune.config.run import RunConfig
-from raytune.data.store import RowStore
 from raytune.engine.checkpoint import CheckpointStore
 from raytune.launch_rl.roles import Ends, Roles
 from raytune.launch_rl.rollouts import sampling_of
@@ -14,7 +12,9 @@ from raytune.monitors.build import build_monitors
 from raytune.monitors.transcripts import TranscriptWriter
 from raytune.stages import grpo, ppo
 from raytune.stages.algorithm import Algorithm
+from raytune.stages.answerable import PromptRows
 from raytune.stages.experience import teaches
+from raytune.stages.interfaces import Policy
 from raytune.stages.prompts import PromptCursor, PromptSource, prompt_limit
 from raytune.stages.reinforce import ReinforceLoop, ReinforcePlan
 from raytune.stages.state import TrainState
@@ -40,9 +40,9 @@ def learn(
             cfg.output,
             source=_source(cfg, roles.store, state),
             rollouts=roles.rollouts,
-            policy=roles.policy,
+            policy=roles.learner,
             weights=roles.weights,
-            experience=_experience(cfg, roles.policy, algorithm, state),
+            experience=_experience(cfg, roles.learner, algorithm, state),
             keeps=_keeps(cfg, algorithm),
             transcribe=Transcriber(transcripts, roles.rewards.decoder, every=cfg.rl.transcript_steps),
             monitor=monitors,
@@ -71,7 +71,7 @@ def _plan(cfg: RunConfig, roles: Roles) -> ReinforcePlan:
     )
 
 
-def _source(cfg: RunConfig, store: RowStore, state: TrainState) -> PromptSource:
+def _source(cfg: RunConfig, store: PromptRows, state: TrainState) -> PromptSource:
     number, again = state.prompts
     return PromptSource(
         store,
@@ -82,7 +82,7 @@ def _source(cfg: RunConfig, store: RowStore, state: TrainState) -> PromptSource:
     )
 
 
-def _experience(cfg: RunConfig, policy: PolicyGroup, algorithm: Algorithm, state: TrainState) -> Any:
+def _experience(cfg: RunConfig, policy: Policy, algorithm: Algorithm, state: TrainState) -> Any:
     if cfg.train.stage == "grpo":
         return grpo.build_experience(policy, algorithm.estimator, kl=algorithm.kl)
     target = cfg.rl.ppo_target if algorithm.estimator.kl_coef else None

@@ -14,7 +14,6 @@ SETTLED_BY_CONFIG = {
     "infer_backend",
     "init_special_tokens",
     "mix_strategy",
-    "placement",
     "use_kv_cache",
 }
 
