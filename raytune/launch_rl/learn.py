@@ -64,7 +64,7 @@ def _plan(cfg: RunConfig, roles: Roles) -> ReinforcePlan:
         roles.prompts_per_step,
         cfg.rl.num_generations,
         len(roles.store),
-        sampling_of(cfg),
+        sampling_of(cfg, roles.stop_ids),
         max_staleness=cfg.generation.max_staleness,
         max_rounds=cfg.rl.max_sampling_rounds,
         timeout=cfg.generation.rollout_timeout,

@@ -8,7 +8,9 @@ from ray.util.placement_group import PlacementGroup
 from actors.placement import Plan
 from actors.rollout import RouterLimits
 from actors.rollout_replica import Replica, ReplicaSettings, start_replica
+from raytune.config.model import ModelConfig
 from raytune.config.run import RunConfig
+from raytune.config.template import TemplateConfig
 from raytune.engine.build import compute_dtype
 from raytune.launch_rl.backend import backend_of
 from raytune.launch_rl.roles import place
@@ -86,12 +88,25 @@ def rollout_dtype(cfg: RunConfig) -> str:
     return str(compute_dtype(cfg.precision)).removeprefix("torch.") if wanted == "auto" else wanted
 
 
-def sampling_of(cfg: RunConfig) -> Sampling:
+def sampling_of(cfg: RunConfig, stop_ids: tuple[int, ...]) -> Sampling:
+    """How answers are drawn in training."""
     drawn = cfg.sampling
     return Sampling(
         temperature=drawn.temperature,
         top_p=drawn.top_p,
         top_k=max(drawn.top_k, 0),
         max_new_tokens=drawn.max_new_tokens,
+        stop_ids=stop_ids,
         seed=cfg.train.seed,
     )
+
+
+def find_stop_ids(model: ModelConfig, template: TemplateConfig) -> tuple[int, ...]:
+    """The tokens that end an answer, as in chat. Runs in a task: transformers takes seconds to import."""
+    from raytune.data.template import load_template
+    from raytune.models.tokenizer import load_tokenizer
+
+    tokenizer = load_tokenizer(model)
+    chosen = load_template(template.template, tokenizer, template)
+    chosen.fix_tokenizer(tokenizer)
+    return tuple(chosen.stop_token_ids(tokenizer))

@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import ray
 from ray.util.placement_group import PlacementGroup
 
 from actors.data import prepare_data
@@ -28,7 +29,7 @@ from raytune.errors import DataError
 from raytune.launch_rl.learn import learn
 from raytune.launch_rl.rewards import start_rewards
 from raytune.launch_rl.roles import Ends, Roles, kill, wait_for
-from raytune.launch_rl.rollouts import rollout_dtype, router_limits, start_replicas
+from raytune.launch_rl.rollouts import find_stop_ids, rollout_dtype, router_limits, start_replicas
 from raytune.launch_rl.window import window_of
 from raytune.log import get_logger
 from raytune.stages.algorithm import algorithm_of
@@ -46,6 +47,7 @@ _GRACE = 10.0
 _SLEEP_LEVEL = 2
 # For tens of gigabytes to leave a GPU or come back.
 _SLEEP_DEADLINE = 120.0
+_TOKENIZER_DEADLINE = 120.0
 
 
 def run(
@@ -103,6 +105,7 @@ def _start(
     router = start_router(replicas, target=0, limits=router_limits(cfg))
     closing.callback(kill, [router])
     serving = router.start.remote(cfg.generation.rollout_start_timeout)
+    ending = ray.remote(find_stop_ids).options(num_cpus=0).remote(cfg.model, cfg.template)
     window = window_of(cfg)
     store = _prompts(prepare_data(cfg), window)
     rewards = start_rewards(cfg, plan, placement, store)
@@ -141,10 +144,11 @@ def _start(
         "rollout replica",
         len(replicas),
     )
+    stop_ids = wait_for(ending, _TOKENIZER_DEADLINE, "the tokenizer")
     gatherer = Gatherer(router, rewards)
     turns = Turns(gatherer, policy, weights, replicas=sleepers, ranks=policy) if sleepers else None
     seams = (turns.rollouts, turns.policy, turns.weights) if turns else (gatherer, policy, weights)
-    return Roles(policy, rewards, *seams, turns, store, total, prompts_per_step)
+    return Roles(policy, rewards, *seams, turns, store, total, prompts_per_step, stop_ids)
 
 
 def _wait_for_replicas(cfg: RunConfig, serving: Any) -> None:
