@@ -3,7 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from raytune.errors import PlacementError
 
@@ -51,7 +51,7 @@ class Bundle:
 
 @dataclass(frozen=True, slots=True)
 class NodeShape:
-    """One node's resources; memory in bytes, 0 where it is not known.
+    """One node's resources; memory that was free when it was looked at, in bytes, 0 where it is not known.
 
     Example: NodeShape("10.0.0.4", cpus=16, gpus=8)
     """
@@ -59,7 +59,7 @@ class NodeShape:
     name: str
     cpus: float
     gpus: float
-    memory: float = 0.0
+    memory: float = field(default=0.0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

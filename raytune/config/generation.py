@@ -32,3 +32,5 @@ class GenerationConfig(Group):
     """How many versions the weights that drew an answer may be behind those that learn from it."""
     num_reward_workers: int = Field(1, ge=1)
     """Actors that score answers."""
+    reward_cpus: float = Field(1, gt=0)
+    """CPUs of each of them."""

@@ -31,10 +31,13 @@ def plan_answers(cfg: RunConfig, shapes: Sequence[NodeShape], *, run: str, gpus:
 
 def _apart(cfg: RunConfig, shapes: Sequence[NodeShape], *, run: str, gpus: float) -> Plan:
     """A bundle for every actor."""
-    drawn, cluster = cfg.generation, cfg.cluster
+    cluster, count = cfg.cluster, cfg.generation.num_rollouts
     size = 1.0 if gpus else 0.0
-    replicas = [Bundle("rollout", rank, drawn.rollout_cpus, size) for rank in range(drawn.num_rollouts)]
-    others = [*replicas, *(Bundle(REWARD, rank, 1.0, 0.0) for rank in range(drawn.num_reward_workers))]
+    replicas = [Bundle("rollout", rank, cfg.generation.rollout_cpus, size) for rank in range(count)]
+    others = [
+        *replicas,
+        *(Bundle(REWARD, rank, cfg.generation.reward_cpus, 0.0) for rank in range(cfg.generation.num_reward_workers)),
+    ]
     share = share_of_cpus(room_beside(shapes, others), num_ranks=cluster.num_workers, gpus_per_rank=gpus)
     return make_plan(
         run,
@@ -52,14 +55,14 @@ def _together(cfg: RunConfig, shapes: Sequence[NodeShape], *, run: str, gpus: fl
         raise ConfigError(
             f"colocated ranks and replicas share a GPU, and gpus_per_worker is {gpus:g}", fix="Set gpus_per_worker: 1."
         )
-    drawn, cluster = cfg.generation, cfg.cluster
-    count = max(cluster.num_workers, drawn.num_rollouts)
+    cluster, replicas = cfg.cluster, cfg.generation.num_rollouts
+    count = max(cluster.num_workers, replicas)
     share = share_of_cpus(shapes, num_ranks=count, gpus_per_rank=gpus)
-    cpus = max(cluster.cpus_per_worker or share, drawn.rollout_cpus)
+    cpus = max(cluster.cpus_per_worker or share, cfg.generation.rollout_cpus)
     hosts = ["trainer"] * cluster.num_workers + ["rollout"] * (count - cluster.num_workers)
-    shared = min(cluster.num_workers, drawn.num_rollouts)
+    shared = min(cluster.num_workers, replicas)
     guests: list[list[str]] = [["rollout"] if rank < shared else [] for rank in range(count)]
-    for _, riders in zip(range(drawn.num_reward_workers), cycle(guests), strict=False):
+    for _, riders in zip(range(cfg.generation.num_reward_workers), cycle(guests), strict=False):
         riders.append(REWARD)
     seats = enumerate(zip(hosts, guests, strict=True))
     bundles = tuple(Bundle(role, rank, cpus, gpus, tuple(riders)) for rank, (role, riders) in seats)
