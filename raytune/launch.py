@@ -31,7 +31,7 @@ from raytune.engine.output import Decision, claim_output, decide_start, publish_
 from raytune.errors import TrainError
 from raytune.log import configure, get_logger
 from raytune.models.embedded import resolve_model_path
-from raytune.models.folder import adapter_path, check_config, check_weights
+from raytune.models.folder import adapter_path, check_config, check_weights, reward_folder
 from raytune.monitors.base import Entry
 from raytune.monitors.build import build_monitors
 from raytune.monitors.model_card import write_model_card
@@ -107,6 +107,9 @@ def check_inputs(cfg: RunConfig) -> None:
     spells = None if template in (None, "auto") else read_template(str(template))
     for name in cfg.adapter.adapter_name_or_path:
         adapter_path(name, cfg.adapter.adapter_folder)
+    reward = cfg.reward
+    if learns_from_answers(cfg) and reward.reward_model is not None and reward.reward_model_type != "api":
+        reward_folder(reward.reward_model, reward.reward_model_type, reward.reward_model_adapters)
     model = cfg.model
     folder = resolve_model_path(
         model.model_name_or_path,

@@ -30,43 +30,61 @@ def plan_answers(cfg: RunConfig, shapes: Sequence[NodeShape], *, run: str, gpus:
 
 
 def _apart(cfg: RunConfig, shapes: Sequence[NodeShape], *, run: str, gpus: float) -> Plan:
-    """A bundle for every actor."""
-    cluster, count = cfg.cluster, cfg.generation.num_rollouts
+    """A bundle for every actor. Where they do not fit, ranks are counted by the CPU that each needs at least."""
+    cluster = cfg.cluster
     size = 1.0 if gpus else 0.0
-    replicas = [Bundle("rollout", rank, cfg.generation.rollout_cpus, size) for rank in range(count)]
-    others = [
-        *replicas,
-        *(Bundle(REWARD, rank, cfg.generation.reward_cpus, 0.0) for rank in range(cfg.generation.num_reward_workers)),
-    ]
-    share = share_of_cpus(room_beside(shapes, others), num_ranks=cluster.num_workers, gpus_per_rank=gpus)
-    return make_plan(
-        run,
-        num_ranks=cluster.num_workers,
-        cpus_per_rank=cluster.cpus_per_worker or share,
-        gpus_per_rank=gpus,
-        priority=cluster.priority,
-        others=others,
-    )
+    cpus, count = cfg.generation.rollout_cpus, cfg.generation.num_rollouts
+    replicas = [Bundle("rollout", rank, cpus, size) for rank in range(count)]
+    others = [*replicas, *_reward_workers(cfg), *_reward_model(cfg, size)]
+    critics = cluster.num_workers if _has_critic(cfg) else 0
+    share = share_of_cpus(room_beside(shapes, others), num_ranks=cluster.num_workers + critics, gpus_per_rank=gpus)
+
+    def plan(cpus: float) -> Plan:
+        own = [Bundle("critic", rank, cpus, gpus) for rank in range(critics)]
+        ranks = {"num_ranks": cluster.num_workers, "cpus_per_rank": cpus, "gpus_per_rank": gpus}
+        return make_plan(run, **ranks, priority=cluster.priority, others=[*own, *others])
+
+    whole = plan(cluster.cpus_per_worker or share)
+    return whole if cluster.cpus_per_worker or _lacking(whole, shapes) is None else plan(1)
 
 
 def _together(cfg: RunConfig, shapes: Sequence[NodeShape], *, run: str, gpus: float) -> Plan:
-    """A bundle for a rank, a replica and their share of reward workers; what there is more of has bundles like them."""
+    """A bundle for a rank, a replica and their share of reward workers; what there is more of has bundles like them.
+
+    A trained reward model scores while answers are drawn, so it has a bundle of its own.
+    """
     if gpus > 1:
         raise ConfigError(
             f"colocated ranks and replicas share a GPU, and gpus_per_worker is {gpus:g}", fix="Set gpus_per_worker: 1."
         )
-    cluster, replicas = cfg.cluster, cfg.generation.num_rollouts
-    count = max(cluster.num_workers, replicas)
-    share = share_of_cpus(shapes, num_ranks=count, gpus_per_rank=gpus)
-    cpus = max(cluster.cpus_per_worker or share, cfg.generation.rollout_cpus)
-    hosts = ["trainer"] * cluster.num_workers + ["rollout"] * (count - cluster.num_workers)
-    shared = min(cluster.num_workers, replicas)
-    guests: list[list[str]] = [["rollout"] if rank < shared else [] for rank in range(count)]
-    for _, riders in zip(range(cfg.generation.num_reward_workers), cycle(guests), strict=False):
-        riders.append(REWARD)
-    seats = enumerate(zip(hosts, guests, strict=True))
-    bundles = tuple(Bundle(role, rank, cpus, gpus, tuple(riders)) for rank, (role, riders) in seats)
-    return Plan(run, bundles, cluster.priority)
+    ranks, replicas = cfg.cluster.num_workers, cfg.generation.num_rollouts
+    judge = _reward_model(cfg, 1.0 if gpus else 0.0)
+    share = share_of_cpus(room_beside(shapes, judge), num_ranks=max(ranks, replicas), gpus_per_rank=gpus)
+    cpus = max(cfg.cluster.cpus_per_worker or share, cfg.generation.rollout_cpus)
+    guests: list[list[str]] = [[] for _ in range(max(ranks, replicas))]
+    for rank, riders in enumerate(guests):
+        riders += ["critic"] if rank < ranks and _has_critic(cfg) else []
+        riders += ["rollout"] if rank < min(ranks, replicas) else []
+    for worker, riders in zip(_reward_workers(cfg), cycle(guests), strict=False):
+        riders.append(worker.role)
+    bundles = [
+        Bundle("trainer" if rank < ranks else "rollout", rank, cpus, gpus, tuple(riders))
+        for rank, riders in enumerate(guests)
+    ]
+    return Plan(run, (*bundles, *judge), cfg.cluster.priority)
+
+
+def _reward_workers(cfg: RunConfig) -> list[Bundle]:
+    return [Bundle(REWARD, rank, cfg.generation.reward_cpus, 0.0) for rank in range(cfg.generation.num_reward_workers)]
+
+
+def _reward_model(cfg: RunConfig, gpus: float) -> list[Bundle]:
+    trained = cfg.reward.reward_model is not None and cfg.reward.reward_model_type != "api"
+    return [Bundle("reward_model", 0, 1.0, gpus)] if trained else []
+
+
+def _has_critic(cfg: RunConfig) -> bool:
+    return cfg.policy.critic == "own"
 
 
 def _lacking(plan: Plan, shapes: Sequence[NodeShape]) -> str | None:

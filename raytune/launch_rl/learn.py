@@ -7,7 +7,7 @@ from actors.transcripts import Transcriber
 from raytune.config.run import RunConfig
 from raytune.engine.checkpoint import CheckpointStore
 from raytune.launch_rl.roles import Ends, Roles
-from raytune.launch_rl.rollouts import sampling_of
+from raytune.launch_rl.rollouts import group_deadline, sampling_of
 from raytune.monitors.build import build_monitors
 from raytune.monitors.transcripts import TranscriptWriter
 from raytune.stages import grpo, ppo
@@ -62,12 +62,12 @@ def _plan(cfg: RunConfig, roles: Roles) -> ReinforcePlan:
     return ReinforcePlan(
         roles.total_steps,
         roles.prompts_per_step,
-        cfg.rl.num_generations,
+        roles.group_size,
         len(roles.store),
         sampling_of(cfg, roles.stop_ids),
         max_staleness=cfg.generation.max_staleness,
         max_rounds=cfg.rl.max_sampling_rounds,
-        timeout=cfg.generation.rollout_timeout,
+        timeout=group_deadline(cfg),
     )
 
 

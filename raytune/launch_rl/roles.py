@@ -49,6 +49,7 @@ class Roles:
     store: PromptRows
     total_steps: int
     prompts_per_step: int
+    group_size: int
     stop_ids: tuple[int, ...]
 
 

@@ -8,9 +8,8 @@ from ray.util.placement_group import PlacementGroup
 from actors.placement import Plan
 from actors.rollout import RouterLimits
 from actors.rollout_replica import Replica, ReplicaSettings, start_replica
-from raytune.config.model import ModelConfig
+from raytune.config.checks.reinforcement import engine_rank
 from raytune.config.run import RunConfig
-from raytune.config.template import TemplateConfig
 from raytune.engine.build import compute_dtype
 from raytune.launch_rl.backend import backend_of
 from raytune.launch_rl.roles import place
@@ -27,7 +26,7 @@ def start_replicas(cfg: RunConfig, plan: Plan, placement: PlacementGroup, thread
     replicas = []
     for index in plan.of_role("rollout"):
         own = int(cfg.generation.rollout_cpus)
-        settings = _settings(cfg, threads=_turn(threads, index) if plan.colocated else own, sleeps=plan.colocated)
+        settings = _settings(cfg, plan, threads=_turn(threads, index) if plan.colocated else own)
         cpus, gpus = plan.bundles[index].seat("rollout")
         replicas.append(
             start_replica(
@@ -44,10 +43,8 @@ def start_replicas(cfg: RunConfig, plan: Plan, placement: PlacementGroup, thread
 
 def router_limits(cfg: RunConfig) -> RouterLimits:
     """How much a replica is given at once, and how long it may take."""
-    drawn = cfg.generation
-    return RouterLimits(
-        answers=_WAITING * drawn.max_num_seqs, request=drawn.rollout_timeout, build=drawn.rollout_start_timeout
-    )
+    answers = _WAITING * cfg.generation.max_num_seqs
+    return RouterLimits(answers=answers, request=group_deadline(cfg), build=start_deadline(cfg))
 
 
 def _turn(threads: Sequence[int], index: int) -> int:
@@ -55,21 +52,32 @@ def _turn(threads: Sequence[int], index: int) -> int:
     return threads[index] if index < len(threads) else threads[0]
 
 
-def _settings(cfg: RunConfig, *, threads: int, sleeps: bool) -> ReplicaSettings:
+def _settings(cfg: RunConfig, plan: Plan, *, threads: int) -> ReplicaSettings:
     return ReplicaSettings(
         model_folder(cfg),
         dtype=rollout_dtype(cfg),  # type: ignore[arg-type]
         max_length=window_of(cfg),
         max_sequences=cfg.generation.max_num_seqs,
         environment=cfg.rl.environment,
+        adapter_rank=adapter_rank(cfg, plan),
         eager=cfg.rollout.vllm_enforce_eager,
         gpu_memory=cfg.rollout.vllm_gpu_util,
         cache_gib=cfg.generation.kv_cache_gb,
         threads=max(threads, 1),
-        sleeps=sleeps,
+        sleeps=plan.colocated,
         engine_args=cfg.rollout.vllm_config or {},
-        request_deadline=cfg.generation.rollout_timeout,
+        request_deadline=group_deadline(cfg),
     )
+
+
+def adapter_rank(cfg: RunConfig, plan: Plan) -> int:
+    """Rank that engines are built for when the adapter is all they are sent; 0 when whole weights are.
+
+    On a CPU vLLM draws several times slower with an adapter beside the weights.
+    """
+    sync, gpus = cfg.generation.weight_sync, any(plan.bundles[index].gpus for index in plan.of_role("rollout"))
+    wanted = sync == "adapter" or (sync == "auto" and gpus and backend_of(cfg.generation) == "vllm")
+    return engine_rank(cfg) or 0 if wanted else 0
 
 
 def _backend(cfg: RunConfig) -> tuple[type[Replica], Callable[..., dict[str, str]]]:
@@ -89,7 +97,7 @@ def rollout_dtype(cfg: RunConfig) -> str:
 
 
 def sampling_of(cfg: RunConfig, stop_ids: tuple[int, ...]) -> Sampling:
-    """How answers are drawn in training."""
+    """How answers are drawn. Args: stop_ids: tokens that end one."""
     drawn = cfg.sampling
     return Sampling(
         temperature=drawn.temperature,
@@ -101,12 +109,11 @@ def sampling_of(cfg: RunConfig, stop_ids: tuple[int, ...]) -> Sampling:
     )
 
 
-def find_stop_ids(model: ModelConfig, template: TemplateConfig) -> tuple[int, ...]:
-    """The tokens that end an answer, as in chat. Runs in a task: transformers takes seconds to import."""
-    from raytune.data.template import load_template
-    from raytune.models.tokenizer import load_tokenizer
+def group_deadline(cfg: RunConfig) -> float:
+    """Seconds that a group of answers may take."""
+    return cfg.generation.rollout_timeout
 
-    tokenizer = load_tokenizer(model)
-    chosen = load_template(template.template, tokenizer, template)
-    chosen.fix_tokenizer(tokenizer)
-    return tuple(chosen.stop_token_ids(tokenizer))
+
+def start_deadline(cfg: RunConfig) -> float:
+    """Seconds that a replica may take to start."""
+    return cfg.generation.rollout_start_timeout

@@ -7,17 +7,16 @@ import time
 import uuid
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import ray
 from ray.util.placement_group import PlacementGroup
 
 from actors.data import prepare_data
 from actors.gather import Gatherer
 from actors.placement import Plan
 from actors.policy import PolicyGroup
+from actors.reward_model import await_reward_model
 from actors.rollout import start_router
-from actors.sleepers import ReplicaSleepers
 from actors.weights import WeightPublisher
 from actors.weights_messages import WeightSettings
 from raytune.config.run import RunConfig
@@ -27,27 +26,27 @@ from raytune.data.store import RowStore
 from raytune.engine.checkpoint import CheckpointStore, write_json
 from raytune.errors import DataError
 from raytune.launch_rl.learn import learn
-from raytune.launch_rl.rewards import start_rewards
+from raytune.launch_rl.rewards import start_model, start_rewards
 from raytune.launch_rl.roles import Ends, Roles, kill, wait_for
-from raytune.launch_rl.rollouts import find_stop_ids, rollout_dtype, router_limits, start_replicas
+from raytune.launch_rl.rollouts import adapter_rank, rollout_dtype, router_limits, start_deadline, start_replicas
+from raytune.launch_rl.turns import AllRanks, put_to_sleep
 from raytune.launch_rl.window import window_of
 from raytune.log import get_logger
 from raytune.stages.algorithm import algorithm_of
 from raytune.stages.answerable import PromptRows, answerable
+from raytune.stages.critic import CRITIC, PolicyWithCritic, critic_config
 from raytune.stages.prompts import planned_steps
 from raytune.stages.state import TrainState
 from raytune.stages.turns import Turns
+
+if TYPE_CHECKING:
+    from raytune.stages.policy_rank import PolicyFacts
 
 log = get_logger(__name__)
 
 ALGORITHM = "algorithm.json"
 # Beyond the router's own deadline, for its answer to arrive.
 _GRACE = 10.0
-# Merged weights come whole with each version; nothing is lost that the next hand-over does not bring.
-_SLEEP_LEVEL = 2
-# For tens of gigabytes to leave a GPU or come back.
-_SLEEP_DEADLINE = 120.0
-_TOKENIZER_DEADLINE = 120.0
 
 
 def run(
@@ -65,17 +64,14 @@ def run(
     started = time.monotonic()
     algorithm = algorithm_of(cfg)
     with ExitStack() as closing:
-        policy = PolicyGroup(
-            cfg,
-            plan,
-            placement,
-            algorithm.learn,
-            shared=shared,
-            epochs=cfg.rl.ppo_epochs,
-            minibatches=cfg.rl.num_mini_batches,
-        )
+        size = {"shared": shared, "epochs": cfg.rl.ppo_epochs, "minibatches": cfg.rl.num_mini_batches}
+        policy = PolicyGroup(cfg, plan, placement, algorithm.learn, **size)
         closing.callback(policy.shutdown)
-        roles = _start(cfg, plan, placement, policy, checkpoint, closing)
+        critic = None
+        if algorithm.critic is not None:
+            critic = PolicyGroup(critic_config(cfg), plan, placement, algorithm.critic, role=CRITIC, **size)
+            closing.callback(critic.shutdown)
+        roles = _start(cfg, plan, placement, policy, critic, checkpoint, closing)
         log.info("%s", algorithm.summary())
         log.info("ready after %.1f s", time.monotonic() - started)
         with ends.claim():
@@ -95,44 +91,73 @@ def _start(
     plan: Plan,
     placement: PlacementGroup,
     policy: PolicyGroup,
+    critic: PolicyGroup | None,
     checkpoint: Path | None,
     closing: ExitStack,
 ) -> Roles:
     """Start everything at once: ranks load the model while engines are built and data workers tokenise."""
     building = policy.build(checkpoint)
+    critic_building = [] if critic is None else critic.build(None if checkpoint is None else checkpoint / CRITIC)
     replicas = start_replicas(cfg, plan, placement, policy.threads)
     closing.callback(kill, replicas)
     router = start_router(replicas, target=0, limits=router_limits(cfg))
     closing.callback(kill, [router])
-    serving = router.start.remote(cfg.generation.rollout_start_timeout)
-    ending = ray.remote(find_stop_ids).options(num_cpus=0).remote(cfg.model, cfg.template)
+    serving = router.start.remote(start_deadline(cfg))
+    judge, judges = start_model(cfg, plan, placement)
+    closing.callback(kill, judges)
     window = window_of(cfg)
     store = _prompts(prepare_data(cfg), window)
-    rewards = start_rewards(cfg, plan, placement, store)
+    rewards = start_rewards(cfg, plan, placement, store, judge)
     closing.callback(rewards.close)
     prompts_per_step = rows_per_step(cfg.train, cfg.cluster.num_workers) * cfg.rl.ppo_buffer_size
     total = planned_steps(cfg.train, len(store), prompts_per_step)
+    updates = total * cfg.rl.ppo_epochs * cfg.rl.num_mini_batches
+    longest = min(int(store.lengths.max()) + cfg.sampling.max_new_tokens, window)
     sleepers = None
     if plan.colocated:
         # The ranks take their devices only when the replicas have given them back.
         _wait_for_replicas(cfg, serving)
-        sleepers = ReplicaSleepers(replicas, router, level=_SLEEP_LEVEL, gpus=plan.gpus > 0, deadline=_SLEEP_DEADLINE)
-        sleepers.sleep()
-    facts = policy.start_policy(
-        building,
-        total_steps=total * cfg.rl.ppo_epochs * cfg.rl.num_mini_batches,
-        longest=min(int(store.lengths.max()) + cfg.sampling.max_new_tokens, window),
-    )
+        sleepers = put_to_sleep(cfg, plan, replicas, router)
+    facts = policy.start_policy(building, total_steps=updates, longest=longest)
     policy.relay_log()
+    if critic is not None:
+        critic.start_policy(critic_building, total_steps=updates, longest=longest)
+    for worker in judges:
+        await_reward_model(worker)
     if sleepers is None:
         _wait_for_replicas(cfg, serving)
-    settings = WeightSettings(uuid.uuid4().hex[:12], kind="merged", dtype=rollout_dtype(cfg))
-    weights = WeightPublisher(policy.workers, replicas, settings, router=router)
+    weights = WeightPublisher(policy.workers, replicas, _settings_of_weights(cfg, plan), router=router)
     closing.callback(weights.close)
+    _announce(cfg, plan, facts, len(store), prompts_per_step, total)
+    learner = policy if critic is None else PolicyWithCritic(policy, critic)
+    gatherer, turns = Gatherer(router, rewards), None
+    if sleepers is not None:
+        turns = Turns(gatherer, learner, weights, replicas=sleepers, ranks=AllRanks(policy, critic))
+    seams = (turns.rollouts, turns.policy, turns.weights) if turns else (gatherer, learner, weights)
+    return Roles(
+        policy,
+        rewards,
+        *seams,
+        turns,
+        store,
+        total,
+        prompts_per_step,
+        group_size=cfg.rl.num_generations,
+        stop_ids=facts.stop_ids,
+    )
+
+
+def _wait_for_replicas(cfg: RunConfig, serving: Any) -> None:
+    wait_for(serving, start_deadline(cfg) + _GRACE, "the rollout replicas to start")
+
+
+def _announce(
+    cfg: RunConfig, plan: Plan, facts: "PolicyFacts", num_prompts: int, prompts_per_step: int, total: int
+) -> None:
     log.info(
         "%s: %s prompts, %s x %s answers a step, %s steps; %s of %s parameters train; %s x %s on %s, %s x %s",
         cfg.train.stage,
-        len(store),
+        num_prompts,
         prompts_per_step,
         cfg.rl.num_generations,
         total,
@@ -142,17 +167,18 @@ def _start(
         cfg.cluster.num_workers,
         facts.device,
         "rollout replica",
-        len(replicas),
+        len(plan.of_role("rollout")),
     )
-    stop_ids = wait_for(ending, _TOKENIZER_DEADLINE, "the tokenizer")
-    gatherer = Gatherer(router, rewards)
-    turns = Turns(gatherer, policy, weights, replicas=sleepers, ranks=policy) if sleepers else None
-    seams = (turns.rollouts, turns.policy, turns.weights) if turns else (gatherer, policy, weights)
-    return Roles(policy, rewards, *seams, turns, store, total, prompts_per_step, stop_ids)
 
 
-def _wait_for_replicas(cfg: RunConfig, serving: Any) -> None:
-    wait_for(serving, cfg.generation.rollout_start_timeout + _GRACE, "the rollout replicas to start")
+def _settings_of_weights(cfg: RunConfig, plan: Plan) -> WeightSettings:
+    rank = adapter_rank(cfg, plan)
+    return WeightSettings(
+        uuid.uuid4().hex[:12],
+        kind="adapter" if rank else "merged",
+        dtype=rollout_dtype(cfg),
+        max_lora_rank=rank or None,
+    )
 
 
 def _prompts(data: PreparedData, window: int) -> PromptRows:

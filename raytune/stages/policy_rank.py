@@ -13,12 +13,14 @@ import torch.distributed as dist
 from peft import PeftModel
 
 from raytune.config.run import RunConfig
+from raytune.data.inputs import DataOptions, ready_template
 from raytune.engine.base import Engine, NonFiniteGradient, StepStats
 from raytune.engine.build import compute_dtype
 from raytune.engine.frozen import FrozenModel
 from raytune.errors import TrainError
 from raytune.losses.reduce import MetricSums, merge
 from raytune.losses.sequences import normaliser
+from raytune.models.folder import find_adapters
 from raytune.models.loader import count_parameters
 from raytune.models.reference import frozen_copy, without_adapter
 from raytune.stages.build import (
@@ -30,6 +32,7 @@ from raytune.stages.build import (
     freeze_output_head,
     largest_batch,
     order_seed,
+    seed_all,
     seed_step,
     set_checkpointing,
 )
@@ -45,9 +48,10 @@ from raytune.stages.weights import load_engine_state, save_rank
 class PolicyFacts:
     """What the driver says of the model and plans by.
 
-    joined, fixed_tokens, max_tokens: sizes of micro-batches, as in Cut. seed: of the order of answers.
+    joined, fixed_tokens, max_tokens: sizes of micro-batches, as in Cut. seed: of the order of answers. stop_ids: tokens
+    that end an answer, by the template.
 
-    Example: PolicyFacts(2442240, 136957248, "single", "cpu", False, True, 50, max_tokens=4096, seed=42)
+    Example: PolicyFacts(2442240, 136957248, "single", "cpu", False, True, 50, max_tokens=4096, seed=42, stop_ids=(2,))
     """
 
     num_trainable: int
@@ -59,6 +63,7 @@ class PolicyFacts:
     fixed_tokens: int
     max_tokens: int
     seed: int
+    stop_ids: tuple[int, ...]
 
 
 # Made by PolicyRank, added up over ranks by actors.group.
@@ -114,7 +119,7 @@ class PolicyRank:
         largest = largest_batch(self.cfg, longest)
         checkpointing = set_checkpointing(self.cfg, self.model, self.device, tokens=largest)
         num_trainable, num_parameters = count_parameters(self.model)
-        if self._wants_reference() and not isinstance(self.model, PeftModel):
+        if self._wants_reference() and not self._began_as_base():
             self._load_reference()
         self.engine: Engine = build_engine(
             self.cfg, self.engine_name, self.built, total_steps=total_steps, device=self.device, ranks=self.world_size
@@ -131,6 +136,7 @@ class PolicyRank:
             fixed_tokens=FIXED_TOKENS[self.device.type],
             max_tokens=largest,
             seed=order_seed(self.cfg),
+            stop_ids=tuple(ready_template(DataOptions.of(self.cfg), self.tokenizer).stop_token_ids(self.tokenizer)),
         )
 
     def values(self, share: Share) -> list[TokenNumbers]:
@@ -250,9 +256,16 @@ class PolicyRank:
     def _wants_reference(self) -> bool:
         return (self.rule.reference or self.rule.kl_in_loss) and self.rule.role != "critic"
 
+    def _began_as_base(self) -> bool:
+        """Whether the policy without its adapter is what the run started from."""
+        return isinstance(self.model, PeftModel) and find_adapters(self.cfg.adapter)[1] is None
+
     def _load_reference(self) -> None:
+        # What loading draws at random (a grown vocabulary), the policy's loading has drawn from this seed.
+        seed_all(self.cfg.train.seed)
         model = frozen_copy(
             self.cfg.model,
+            self.cfg.adapter,
             dtype=compute_dtype(self.cfg.precision),
             cutoff_len=self.cfg.data.cutoff_len,
             attention=self.model.config._attn_implementation,

@@ -77,6 +77,7 @@ SEVERAL_READERS = {
     "entropy_coef": "a PolicyRule carries it",
     "reward_model": "a server's address, or a model of one's own",
     "reward_model_type": "a server's address, or a model of one's own",
+    "reward_model_adapters": "a model of one's own, from which a critic may begin",
     "reward_weights": "the reward model's weight is the last of them",
     "reward_time_limit": "functions limit themselves, and actors those who do not",
 }
