@@ -125,7 +125,7 @@ class RolloutRouter:
         return self.fleet.view()
 
     async def rest(self, resting: bool) -> None:
-        """While resting, no engine is built or given weights: others have its memory."""
+        """While resting, no engine is built or given weights: others have its memory. Whoever asks has deadlines."""
         self.awake.clear() if resting else self.awake.set()
 
     def _begin(self) -> None:

