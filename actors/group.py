@@ -58,7 +58,7 @@ class TrainerGroup:
         worker: type[TrainerWorker] = TrainerWorker,
     ) -> None:
         self.timeout = cfg.cluster.ddp_timeout
-        self._cfg, self._plan, self._group, self._worker = cfg, plan, group, worker
+        self._cfg, self._plan, self._group, self._role, self._worker = cfg, plan, group, role, worker
         self._indices = plan.of_role(role)
         self._eval_part = _EVAL_BATCHES * cfg.train.per_device_eval_batch_size * len(self._indices)
         self._courier = Courier.start(shared=shared)
@@ -70,10 +70,10 @@ class TrainerGroup:
         self._away: list[Any] = []
         self._workers = []
         for rank, index in enumerate(self._indices):
-            bundle = self._plan.bundles[index]
+            cpus, gpus = self._plan.bundles[index].seat(self._role)
             actor = ray.remote(self._worker).options(
-                num_cpus=bundle.cpus,
-                num_gpus=bundle.gpus,
+                num_cpus=cpus,
+                num_gpus=gpus,
                 scheduling_strategy=PlacementGroupSchedulingStrategy(self._group, placement_group_bundle_index=index),
             )
             made = actor.remote(self._cfg, rank=rank, world_size=len(self._indices), courier=self._courier)
@@ -96,11 +96,16 @@ class TrainerGroup:
         host, port = self._wait("open the rendezvous", [self._workers[0].open_store.remote(cluster.master_addr, port)])[
             0
         ]
-        refs = []
         counted = {node["NodeID"]: node["Resources"].get("CPU", 0) for node in ray.nodes()}
-        for worker, (node, _, cores), cpus in zip(self._workers, places, reserved, strict=True):
-            threads = num_threads(cpus, of_node=counted.get(node, 0), cores=cores)
-            refs.append(worker.connect.remote(host, port, threads=threads, timeout=self.timeout))
+        self.threads = [
+            num_threads(cpus, of_node=counted.get(node, 0), cores=cores)
+            for (node, _, cores), cpus in zip(places, reserved, strict=True)
+        ]
+        """What each rank computes with: those of its whole bundle."""
+        refs = [
+            worker.connect.remote(host, port, threads=threads, timeout=self.timeout)
+            for worker, threads in zip(self._workers, self.threads, strict=True)
+        ]
         self._wait("join the process group", refs)
 
     def build(self, checkpoint: Path | None) -> list[Any]:

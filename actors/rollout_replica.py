@@ -36,6 +36,7 @@ class ReplicaSettings:
 
     Args: max_length: most tokens of prompt and answer together. max_sequences: answers drawn at the same time.
     environment: import path of the class behind multi-turn answers. adapter_rank: largest LoRA rank, 0 for none.
+    sleeps: it takes turns on its GPU with a trainer rank.
     transfer: name of vLLM's weight transfer backend. cache_gib: memory of the KV cache on CPU. threads: of the engine.
     engine_args: further arguments of the engine. Deadlines in seconds; busy: for one step of the engine.
 
@@ -48,6 +49,7 @@ class ReplicaSettings:
     max_sequences: int = 64
     environment: str | None = None
     adapter_rank: int = 0
+    sleeps: bool = False
     transfer: str | None = BACKEND
     eager: bool = False
     gpu_memory: float = 0.7

@@ -4,10 +4,8 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
-from actors.policy import PolicyGroup
 from actors.transcripts import Transcriber
 from raytune.config.run import RunConfig
-from raytune.data.store import RowStore
 from raytune.engine.checkpoint import CheckpointStore
 from raytune.errors import PolicyLostError
 from raytune.launch_rl.roles import Ends, Roles
@@ -17,7 +15,8 @@ from raytune.monitors.build import build_monitors
 from raytune.monitors.transcripts import TranscriptWriter
 from raytune.stages import grpo, ppo
 from raytune.stages.algorithm import Algorithm
-from raytune.stages.critic import CRITIC, PolicyWithCritic
+from raytune.stages.answerable import PromptRows
+from raytune.stages.critic import CRITIC
 from raytune.stages.experience import teaches
 from raytune.stages.interfaces import Policy
 from raytune.stages.prompts import PromptCursor, PromptSource, prompt_limit
@@ -41,7 +40,6 @@ def learn(
     Args: start: the checkpoint that the ranks began with.
     """
     total = roles.total_steps
-    learner = roles.policy if roles.critic is None else PolicyWithCritic(roles.policy, roles.critic)
     monitors = build_monitors(cfg.output, folder, history=state.log_history, total_steps=total, done=state.step)
     transcripts = Transcriber(
         TranscriptWriter(folder, done=state.step), roles.rewards.decoder, every=cfg.rl.transcript_steps
@@ -50,10 +48,12 @@ def learn(
     def rebuild(checkpoint: Path | None) -> None:
         monitors.rewind(state.step, state.log_history)
         transcripts.rewind(state.step)
+        if roles.turns is not None:
+            roles.turns.give_way()
         roles.policy.rebuild(checkpoint)
         if roles.critic is not None:
             roles.critic.rebuild(None if checkpoint is None else checkpoint / CRITIC)
-        roles.weights.reopen(roles.policy.workers)
+        roles.publisher.reopen(roles.policy.workers)
         roles.policy.relay_log()
 
     with ExitStack() as closing:
@@ -67,9 +67,9 @@ def learn(
             cfg.output,
             source=_source(cfg, roles.store, state),
             rollouts=roles.rollouts,
-            policy=learner,
+            policy=roles.learner,
             weights=roles.weights,
-            experience=_experience(cfg, learner, algorithm, state),
+            experience=_experience(cfg, roles.learner, algorithm, state),
             keeps=_keeps(cfg, algorithm),
             transcribe=transcripts,
             monitor=monitors,
@@ -79,17 +79,19 @@ def learn(
             recovery=Recovery(rebuild, start, cfg.rl.max_rank_restarts),
             phase=watchdog.phase,
         )
-        finished = _finish(loop, roles.policy, checkpoints, ends)
+        finished = _finish(loop, roles, checkpoints, ends)
         with suppress(PolicyLostError):
             roles.policy.relay_log()
         return finished
 
 
-def _finish(loop: ReinforceLoop, policy: PolicyGroup, checkpoints: CheckpointStore, ends: Ends) -> bool:
+def _finish(loop: ReinforceLoop, roles: Roles, checkpoints: CheckpointStore, ends: Ends) -> bool:
     """Run to the end. Ranks that are lost with weights which nobody has saved learn them anew."""
     while loop.run():
         try:
-            ends.publish(policy, checkpoints)
+            if roles.turns is not None:
+                roles.turns.learn()
+            ends.publish(roles.policy, checkpoints)
             return True
         except PolicyLostError as lost:
             loop.recover(lost)
@@ -109,7 +111,7 @@ def _plan(cfg: RunConfig, roles: Roles) -> ReinforcePlan:
     )
 
 
-def _source(cfg: RunConfig, store: RowStore, state: TrainState) -> PromptSource:
+def _source(cfg: RunConfig, store: PromptRows, state: TrainState) -> PromptSource:
     number, again = state.prompts
     return PromptSource(
         store,
