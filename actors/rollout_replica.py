@@ -34,9 +34,10 @@ class ReplicaSettings:
     """What an engine is built from, again after each restart.
 
     Args: max_length: most tokens of prompt and answer together. max_sequences: answers drawn at the same time.
-    environment: import path of the class behind multi-turn answers. adapter_rank: largest LoRA rank, 0 for none.
-    transfer: name of vLLM's weight transfer backend. cache_gib: memory of the KV cache on CPU. threads: of the engine.
-    engine_args: further arguments of the engine. Deadlines in seconds; busy: for one step of the engine.
+    environment: import path of the class behind multi-turn answers, of max_turns at most. adapter_rank: largest LoRA
+    rank, 0 for none. transfer: name of vLLM's weight transfer backend. cache_gib: memory of the KV cache on CPU.
+    threads: of the engine. engine_args: further arguments of the engine. Deadlines in seconds; busy: for one step of
+    the engine.
 
     Example: ReplicaSettings("/models/smollm2", dtype="bfloat16", max_length=512)
     """
@@ -46,6 +47,7 @@ class ReplicaSettings:
     max_length: int = 4096
     max_sequences: int = 64
     environment: str | None = None
+    max_turns: int = 8
     adapter_rank: int = 0
     transfer: str | None = BACKEND
     eager: bool = False
@@ -184,6 +186,7 @@ class Replica(ABC):
             first,
             draw,
             budget=budget,
+            max_turns=self.settings.max_turns,
             encode=lambda text: list(tokenizer.encode(text, add_special_tokens=False)),
             decode=lambda ids: str(tokenizer.decode(list(ids))),
         )

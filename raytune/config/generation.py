@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from raytune.config.base import Group, NotBuilt
+from raytune.config.base import Group, Names, NotBuilt
 
 
 class GenerationConfig(Group):
@@ -30,5 +30,7 @@ class GenerationConfig(Group):
     """Whether trainer and replicas take turns on the same devices or have their own."""
     max_staleness: int = Field(0, ge=0)
     """How many versions the weights that drew an answer may be behind those that learn from it."""
+    stop_strings: Names = ()
+    """Texts that end an answer, or a turn of it, besides the template's stop words; they belong to it."""
     num_reward_workers: int = Field(1, ge=1)
     """Actors that score answers."""

@@ -39,4 +39,6 @@ class RLConfig(Group):
     transcript_steps: int = Field(10, ge=1)
     """Steps between samples of prompts and answers in the log."""
     environment: str | None = None
-    """Class of a conversation partner, as package.module:Class: tools, or a user with further turns."""
+    """Class of a conversation partner, as package.module:Class or file.py:Class: tools, or a user with more to say."""
+    max_turns: int = Field(8, ge=1)
+    """Turns that the policy may take in one conversation (environment)."""

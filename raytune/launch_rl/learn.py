@@ -1,5 +1,6 @@
 """Builds the loop of a run from its config, and runs it with its monitors."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from raytune.data.store import RowStore
 from raytune.engine.checkpoint import CheckpointStore
 from raytune.launch_rl.roles import Ends, Roles
 from raytune.launch_rl.rollouts import sampling_of
-from raytune.monitors.build import build_monitors
+from raytune.monitors.build import build_monitors, tensorboard_folder
 from raytune.monitors.transcripts import TranscriptWriter
 from raytune.stages import grpo, ppo
 from raytune.stages.algorithm import Algorithm
@@ -18,6 +19,7 @@ from raytune.stages.experience import teaches
 from raytune.stages.prompts import PromptCursor, PromptSource, prompt_limit
 from raytune.stages.reinforce import ReinforceLoop, ReinforcePlan
 from raytune.stages.state import TrainState
+from raytune.stages.validation import Validation
 
 
 def learn(
@@ -32,11 +34,11 @@ def learn(
     """Run the loop with its monitors."""
     total = roles.total_steps
     monitors = build_monitors(cfg.output, folder, history=state.log_history, total_steps=total, done=state.step)
-    transcripts = TranscriptWriter(folder, done=state.step)
+    transcripts = TranscriptWriter(folder, done=state.step, tensorboard=tensorboard_folder(cfg.output, folder))
     try:
         ends.save_from_now_on()
         loop = ReinforceLoop(
-            _plan(cfg, roles),
+            _plan(cfg, roles, algorithm),
             cfg.output,
             source=_source(cfg, roles.store, state),
             rollouts=roles.rollouts,
@@ -49,6 +51,7 @@ def learn(
             checkpoints=checkpoints,
             state=state,
             interrupted=ends.interrupted,
+            validation=_validation(cfg, roles),
         )
         finished = loop.run()
         roles.policy.relay_log()
@@ -58,7 +61,7 @@ def learn(
         transcripts.finish()
 
 
-def _plan(cfg: RunConfig, roles: Roles) -> ReinforcePlan:
+def _plan(cfg: RunConfig, roles: Roles, algorithm: Algorithm) -> ReinforcePlan:
     return ReinforcePlan(
         roles.total_steps,
         roles.prompts_per_step,
@@ -67,6 +70,24 @@ def _plan(cfg: RunConfig, roles: Roles) -> ReinforcePlan:
         sampling_of(cfg, roles.stop_ids),
         max_staleness=cfg.generation.max_staleness,
         max_rounds=cfg.rl.max_sampling_rounds,
+        timeout=cfg.generation.rollout_timeout,
+        algorithm=algorithm.numbers(),
+    )
+
+
+def _validation(cfg: RunConfig, roles: Roles) -> Validation | None:
+    if not roles.held_out:
+        return None
+    evaluation = cfg.evaluation
+    drawn = sampling_of(cfg, roles.stop_ids)
+    hotter = evaluation.eval_temperature
+    return Validation(
+        evaluation,
+        roles.rollouts,
+        roles.held_out,
+        drawn if hotter is None else replace(drawn, temperature=hotter),
+        evaluation.eval_num_generations,
+        every=evaluation.eval_steps or cfg.output.logging_steps,
         timeout=cfg.generation.rollout_timeout,
     )
 

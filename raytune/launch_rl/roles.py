@@ -17,6 +17,7 @@ from actors.weights import WeightPublisher
 from raytune.data.store import RowStore
 from raytune.engine.checkpoint import CheckpointStore
 from raytune.errors import RaytuneError, RolloutError
+from raytune.stages.samples import Prompt
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +46,7 @@ class Roles:
     total_steps: int
     prompts_per_step: int
     stop_ids: tuple[int, ...]
+    held_out: list[Prompt]
 
 
 def place(placement: PlacementGroup, index: int) -> PlacementGroupSchedulingStrategy:

@@ -27,6 +27,7 @@ def start_replicas(cfg: RunConfig, plan: Plan, placement: PlacementGroup) -> lis
         max_length=cfg.data.cutoff_len + cfg.sampling.max_new_tokens,
         max_sequences=cfg.generation.max_num_seqs,
         environment=cfg.rl.environment,
+        max_turns=cfg.rl.max_turns,
         eager=cfg.rollout.vllm_enforce_eager,
         gpu_memory=cfg.rollout.vllm_gpu_util,
         cache_gib=cfg.generation.kv_cache_gb,
@@ -76,6 +77,7 @@ def sampling_of(cfg: RunConfig, stop_ids: tuple[int, ...]) -> Sampling:
         top_p=drawn.top_p,
         top_k=max(drawn.top_k, 0),
         max_new_tokens=drawn.max_new_tokens,
+        stop=cfg.generation.stop_strings,
         stop_ids=stop_ids,
         seed=cfg.train.seed,
     )

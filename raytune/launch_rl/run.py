@@ -29,12 +29,12 @@ from raytune.launch_rl.roles import Ends, Roles, kill, wait_for
 from raytune.launch_rl.rollouts import rollout_dtype, start_replicas
 from raytune.log import get_logger
 from raytune.stages.algorithm import algorithm_of
-from raytune.stages.prompts import planned_steps
+from raytune.stages.prompts import held_out_prompts, planned_steps
+from raytune.stages.reinforce import ALGORITHM
 from raytune.stages.state import TrainState
 
 log = get_logger(__name__)
 
-ALGORITHM = "algorithm.json"
 # Beyond the router's own deadline, for its answer to arrive.
 _GRACE = 10.0
 
@@ -92,8 +92,9 @@ def _start(
     router = start_router(replicas, target=0)
     closing.callback(kill, [router])
     serving = router.start.remote(cfg.generation.rollout_start_timeout)
-    store = _prompts(prepare_data(cfg))
-    rewards = start_rewards(cfg, plan, placement, store)
+    data = prepare_data(cfg)
+    store, held = _prompts(data), [RowStore.open(path) for path in data.eval.values()]
+    rewards = start_rewards(cfg, plan, placement, [store, *held])
     closing.callback(rewards.close)
     prompts_per_step = rows_per_step(cfg.train, cfg.cluster.num_workers) * cfg.rl.ppo_buffer_size
     total = planned_steps(cfg.train, len(store), prompts_per_step)
@@ -122,7 +123,10 @@ def _start(
         "rollout replica",
         cfg.generation.num_rollouts,
     )
-    return Roles(policy, rewards, Gatherer(router, rewards), weights, store, total, prompts_per_step, facts.stop_ids)
+    held_out = [prompt for one in held for prompt in held_out_prompts(one)]
+    return Roles(
+        policy, rewards, Gatherer(router, rewards), weights, store, total, prompts_per_step, facts.stop_ids, held_out
+    )
 
 
 def _prompts(data: PreparedData) -> RowStore:
