@@ -31,6 +31,8 @@ FINISHES: dict[str, Finish] = {"stop": "stop", "length": "length"}
 _FIRST = "default"
 """What vLLM calls the weights that it read from disk."""
 _GIB = 1024**3
+_CPU_TOKENS = 4096
+"""Most tokens of one step of the engine on a CPU."""
 
 
 def vllm_env(settings: ReplicaSettings, *, gpu: bool) -> dict[str, str]:
@@ -206,7 +208,8 @@ def engine_arguments(settings: ReplicaSettings, *, gpu: bool) -> dict[str, Any]:
         "dtype": settings.dtype,
         "max_model_len": settings.max_length,
         "max_num_seqs": settings.max_sequences,
-        "enforce_eager": settings.eager,
+        # Compiling on a CPU takes a minute and gains nothing: matrix products are libraries' there.
+        "enforce_eager": settings.eager or not gpu,
         "enable_prefix_caching": True,
         "disable_log_stats": True,
         # After temperature and truncation: what the tokens were really drawn from.
@@ -216,6 +219,8 @@ def engine_arguments(settings: ReplicaSettings, *, gpu: bool) -> dict[str, Any]:
         arguments["gpu_memory_utilization"] = settings.gpu_memory
     else:
         arguments["kv_cache_memory_bytes"] = int(settings.cache_gib * _GIB)
+        # Whole prompts only: in the middle of one vLLM turns a request's generator back, which a CPU's cannot do.
+        arguments |= {"enable_chunked_prefill": False, "max_num_batched_tokens": max(settings.max_length, _CPU_TOKENS)}
     if settings.transfer:
         arguments["weight_transfer_config"] = WeightTransferConfig(backend=settings.transfer)
     if settings.adapter_rank:

@@ -30,7 +30,7 @@ from raytune.engine.output import Decision, claim_output, decide_start, publish_
 from raytune.errors import TrainError
 from raytune.log import configure, get_logger
 from raytune.models.embedded import resolve_model_path
-from raytune.models.folder import adapter_path, check_config, check_weights
+from raytune.models.folder import adapter_path, check_config, check_weights, reward_folder
 from raytune.monitors.base import Entry
 from raytune.monitors.build import build_monitors
 from raytune.monitors.model_card import write_model_card
@@ -102,6 +102,9 @@ def check_inputs(cfg: RunConfig) -> None:
     spells = None if template in (None, "auto") else read_template(str(template))
     for name in cfg.adapter.adapter_name_or_path:
         adapter_path(name, cfg.adapter.adapter_folder)
+    reward = cfg.reward
+    if learns_from_answers(cfg) and reward.reward_model is not None and reward.reward_model_type != "api":
+        reward_folder(reward.reward_model, reward.reward_model_type, reward.reward_model_adapters)
     model = cfg.model
     folder = resolve_model_path(
         model.model_name_or_path,
@@ -129,24 +132,28 @@ def plan_of(cfg: RunConfig, shapes: Sequence[NodeShape]) -> Plan:
     if cluster.use_cpu:
         gpus = 0.0
     others = _roles_beside(cfg, gpus=gpus > 0)
-    share = share_of_cpus(room_beside(shapes, others), num_ranks=cluster.num_workers, gpus_per_rank=gpus)
+    critics = cluster.num_workers if learns_from_answers(cfg) and cfg.policy.critic == "own" else 0
+    share = share_of_cpus(room_beside(shapes, others), num_ranks=cluster.num_workers + critics, gpus_per_rank=gpus)
+    cpus = cluster.cpus_per_worker or share
     return make_plan(
         _run_name(cfg),
         num_ranks=cluster.num_workers,
-        cpus_per_rank=cluster.cpus_per_worker or share,
+        cpus_per_rank=cpus,
         gpus_per_rank=gpus,
         priority=cluster.priority,
-        others=others,
+        others=[*(Bundle("critic", rank, cpus, gpus) for rank in range(critics)), *others],
     )
 
 
 def _roles_beside(cfg: RunConfig, *, gpus: bool) -> list[Bundle]:
-    """Rollout replicas and reward workers of a run that learns from its own answers."""
+    """Rollout replicas, reward workers and the reward model of a run that learns from its own answers."""
     if not learns_from_answers(cfg):
         return []
     cpus, size = cfg.generation.rollout_cpus, 1.0 if gpus else 0.0
     replicas = [Bundle("rollout", rank, cpus, size) for rank in range(cfg.generation.num_rollouts)]
-    return [*replicas, *(Bundle("reward", rank, 1.0, 0.0) for rank in range(cfg.generation.num_reward_workers))]
+    workers = [Bundle("reward", rank, 1.0, 0.0) for rank in range(cfg.generation.num_reward_workers)]
+    trained = cfg.reward.reward_model is not None and cfg.reward.reward_model_type != "api"
+    return [*replicas, *workers, *([Bundle("reward_model", 0, 1.0, size)] if trained else [])]
 
 
 def _run_answers(cfg: RunConfig, folder: Path, decision: Decision, interruption: "_Interruption") -> Summary:

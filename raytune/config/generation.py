@@ -28,6 +28,8 @@ class GenerationConfig(Group):
     """Answers that a replica draws at once."""
     placement: Annotated[Literal["auto", "colocated", "disaggregated"], NotBuilt(("colocated",))] = "auto"
     """Whether trainer and replicas take turns on the same devices or have their own."""
+    weight_sync: Literal["auto", "merged", "adapter"] = "auto"
+    """What replicas are sent after an update; auto is the adapter alone where vLLM runs on GPUs, else whole weights."""
     max_staleness: int = Field(0, ge=0)
     """How many versions the weights that drew an answer may be behind those that learn from it."""
     stop_strings: Names = ()

@@ -25,7 +25,7 @@ class RLConfig(Group):
     value_clip: float = Field(0.2, gt=0)
     """How far the critic may move per update (ppo)."""
     vf_coef: float = Field(0.1, ge=0)
-    """Weight of the critic's loss beside the policy's (ppo)."""
+    """Weight of the critic's loss beside the policy's, with which it shares the trunk (ppo)."""
     kl_coef: float = Field(0.2, ge=0)
     """Weight of the divergence from the reference model; by default 0 in grpo."""
     num_generations: int = Field(1, ge=1)

@@ -4,18 +4,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from actors.policy import PolicyGroup
 from actors.transcripts import Transcriber
 from raytune.config.run import RunConfig
 from raytune.data.store import RowStore
 from raytune.engine.checkpoint import CheckpointStore
 from raytune.launch_rl.roles import Ends, Roles
-from raytune.launch_rl.rollouts import sampling_of
+from raytune.launch_rl.rollouts import group_deadline, sampling_of
 from raytune.monitors.build import build_monitors, tensorboard_folder
 from raytune.monitors.transcripts import TranscriptWriter
 from raytune.stages import grpo, ppo
 from raytune.stages.algorithm import Algorithm
+from raytune.stages.critic import PolicyWithCritic
 from raytune.stages.experience import teaches
+from raytune.stages.interfaces import Policy
 from raytune.stages.prompts import PromptCursor, PromptSource, prompt_limit
 from raytune.stages.reinforce import ReinforceLoop, ReinforcePlan
 from raytune.stages.state import TrainState
@@ -33,6 +34,7 @@ def learn(
 ) -> bool:
     """Run the loop with its monitors."""
     total = roles.total_steps
+    learner = roles.policy if roles.critic is None else PolicyWithCritic(roles.policy, roles.critic)
     monitors = build_monitors(cfg.output, folder, history=state.log_history, total_steps=total, done=state.step)
     transcripts = TranscriptWriter(folder, done=state.step, tensorboard=tensorboard_folder(cfg.output, folder))
     try:
@@ -42,9 +44,9 @@ def learn(
             cfg.output,
             source=_source(cfg, roles.store, state),
             rollouts=roles.rollouts,
-            policy=roles.policy,
+            policy=learner,
             weights=roles.weights,
-            experience=_experience(cfg, roles.policy, algorithm, state),
+            experience=_experience(cfg, learner, algorithm, state),
             keeps=_keeps(cfg, algorithm),
             transcribe=Transcriber(transcripts, roles.rewards.decoder, every=cfg.rl.transcript_steps),
             monitor=monitors,
@@ -65,12 +67,12 @@ def _plan(cfg: RunConfig, roles: Roles, algorithm: Algorithm) -> ReinforcePlan:
     return ReinforcePlan(
         roles.total_steps,
         roles.prompts_per_step,
-        cfg.rl.num_generations,
+        roles.group_size,
         len(roles.store),
         sampling_of(cfg, roles.stop_ids),
         max_staleness=cfg.generation.max_staleness,
         max_rounds=cfg.rl.max_sampling_rounds,
-        timeout=cfg.generation.rollout_timeout,
+        timeout=group_deadline(cfg),
         algorithm=algorithm.numbers(),
     )
 
@@ -88,7 +90,7 @@ def _validation(cfg: RunConfig, roles: Roles) -> Validation | None:
         drawn if hotter is None else replace(drawn, temperature=hotter),
         evaluation.eval_num_generations,
         every=evaluation.eval_steps or cfg.output.logging_steps,
-        timeout=cfg.generation.rollout_timeout,
+        timeout=group_deadline(cfg),
     )
 
 
@@ -103,7 +105,7 @@ def _source(cfg: RunConfig, store: RowStore, state: TrainState) -> PromptSource:
     )
 
 
-def _experience(cfg: RunConfig, policy: PolicyGroup, algorithm: Algorithm, state: TrainState) -> Any:
+def _experience(cfg: RunConfig, policy: Policy, algorithm: Algorithm, state: TrainState) -> Any:
     if cfg.train.stage == "grpo":
         return grpo.build_experience(policy, algorithm.estimator, kl=algorithm.kl)
     target = cfg.rl.ppo_target if algorithm.estimator.kl_coef else None

@@ -39,12 +39,14 @@ class Roles:
     """The actors of a run and the sizes they agreed on."""
 
     policy: PolicyGroup
+    critic: PolicyGroup | None
     rewards: RewardPool
     rollouts: Gatherer
     weights: WeightPublisher
     store: RowStore
     total_steps: int
     prompts_per_step: int
+    group_size: int
     stop_ids: tuple[int, ...]
     held_out: list[Prompt]
 

@@ -7,6 +7,7 @@ from ray.util.placement_group import PlacementGroup
 
 from actors.placement import Plan
 from actors.rollout_replica import Replica, ReplicaSettings, start_replica
+from raytune.config.checks.reinforcement import engine_rank
 from raytune.config.run import RunConfig
 from raytune.engine.build import compute_dtype
 from raytune.launch_rl.roles import place
@@ -28,12 +29,13 @@ def start_replicas(cfg: RunConfig, plan: Plan, placement: PlacementGroup) -> lis
         max_sequences=cfg.generation.max_num_seqs,
         environment=cfg.rl.environment,
         max_turns=cfg.rl.max_turns,
+        adapter_rank=adapter_rank(cfg, plan),
         eager=cfg.rollout.vllm_enforce_eager,
         gpu_memory=cfg.rollout.vllm_gpu_util,
         cache_gib=cfg.generation.kv_cache_gb,
         threads=max(int(cfg.generation.rollout_cpus), 1),
         engine_args=cfg.rollout.vllm_config if isinstance(cfg.rollout.vllm_config, dict) else {},
-        request_deadline=cfg.generation.rollout_timeout,
+        request_deadline=group_deadline(cfg),
     )
     replicas = []
     for index in plan.of_role("rollout"):
@@ -49,6 +51,16 @@ def start_replicas(cfg: RunConfig, plan: Plan, placement: PlacementGroup) -> lis
             )
         )
     return replicas
+
+
+def adapter_rank(cfg: RunConfig, plan: Plan) -> int:
+    """Rank that engines are built for when the adapter is all they are sent; 0 when whole weights are.
+
+    On a CPU vLLM draws several times slower with an adapter beside the weights.
+    """
+    sync, gpus = cfg.generation.weight_sync, any(plan.bundles[index].gpus for index in plan.of_role("rollout"))
+    wanted = sync == "adapter" or (sync == "auto" and gpus and cfg.generation.rollout_backend != "hf")
+    return engine_rank(cfg) or 0 if wanted else 0
 
 
 def _backend(cfg: RunConfig) -> tuple[type[Replica], Callable[..., dict[str, str]]]:
@@ -81,3 +93,8 @@ def sampling_of(cfg: RunConfig, stop_ids: tuple[int, ...]) -> Sampling:
         stop_ids=stop_ids,
         seed=cfg.train.seed,
     )
+
+
+def group_deadline(cfg: RunConfig) -> float:
+    """Seconds that a group of answers may take."""
+    return cfg.generation.rollout_timeout

@@ -7,6 +7,7 @@ import time
 import uuid
 from contextlib import ExitStack
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ray.util.placement_group import PlacementGroup
 
@@ -14,6 +15,7 @@ from actors.data import prepare_data
 from actors.gather import Gatherer
 from actors.placement import Plan
 from actors.policy import PolicyGroup
+from actors.reward_model import await_reward_model
 from actors.rollout import start_router
 from actors.weights import WeightPublisher
 from actors.weights_messages import WeightSettings
@@ -24,14 +26,18 @@ from raytune.data.store import RowStore
 from raytune.engine.checkpoint import CheckpointStore, write_json
 from raytune.errors import DataError
 from raytune.launch_rl.learn import learn
-from raytune.launch_rl.rewards import start_rewards
+from raytune.launch_rl.rewards import start_model, start_rewards
 from raytune.launch_rl.roles import Ends, Roles, kill, wait_for
-from raytune.launch_rl.rollouts import rollout_dtype, start_replicas
+from raytune.launch_rl.rollouts import adapter_rank, rollout_dtype, start_replicas
 from raytune.log import get_logger
 from raytune.stages.algorithm import algorithm_of
+from raytune.stages.critic import CRITIC, critic_config
 from raytune.stages.prompts import held_out_prompts, planned_steps
 from raytune.stages.reinforce import ALGORITHM
 from raytune.stages.state import TrainState
+
+if TYPE_CHECKING:
+    from raytune.stages.policy_rank import PolicyFacts
 
 log = get_logger(__name__)
 
@@ -54,17 +60,14 @@ def run(
     started = time.monotonic()
     algorithm = algorithm_of(cfg)
     with ExitStack() as closing:
-        policy = PolicyGroup(
-            cfg,
-            plan,
-            placement,
-            algorithm.learn,
-            shared=shared,
-            epochs=cfg.rl.ppo_epochs,
-            minibatches=cfg.rl.num_mini_batches,
-        )
+        size = {"shared": shared, "epochs": cfg.rl.ppo_epochs, "minibatches": cfg.rl.num_mini_batches}
+        policy = PolicyGroup(cfg, plan, placement, algorithm.learn, **size)
         closing.callback(policy.shutdown)
-        roles = _start(cfg, plan, placement, policy, checkpoint, closing)
+        critic = None
+        if algorithm.critic is not None:
+            critic = PolicyGroup(critic_config(cfg), plan, placement, algorithm.critic, role=CRITIC, **size)
+            closing.callback(critic.shutdown)
+        roles = _start(cfg, plan, placement, policy, critic, checkpoint, closing)
         log.info("%s", algorithm.summary())
         log.info("ready after %.1f s", time.monotonic() - started)
         with ends.claim():
@@ -82,36 +85,58 @@ def _start(
     plan: Plan,
     placement: PlacementGroup,
     policy: PolicyGroup,
+    critic: PolicyGroup | None,
     checkpoint: Path | None,
     closing: ExitStack,
 ) -> Roles:
     """Start everything at once: ranks load the model while engines are built and data workers tokenise."""
     building = policy.build(checkpoint)
+    critic_building = [] if critic is None else critic.build(None if checkpoint is None else checkpoint / CRITIC)
     replicas = start_replicas(cfg, plan, placement)
     closing.callback(kill, replicas)
     router = start_router(replicas, target=0)
     closing.callback(kill, [router])
     serving = router.start.remote(cfg.generation.rollout_start_timeout)
+    judge, judges = start_model(cfg, plan, placement)
+    closing.callback(kill, judges)
     data = prepare_data(cfg)
     store, held = _prompts(data), [RowStore.open(path) for path in data.eval.values()]
-    rewards = start_rewards(cfg, plan, placement, [store, *held])
+    rewards = start_rewards(cfg, plan, placement, [store, *held], judge)
     closing.callback(rewards.close)
     prompts_per_step = rows_per_step(cfg.train, cfg.cluster.num_workers) * cfg.rl.ppo_buffer_size
     total = planned_steps(cfg.train, len(store), prompts_per_step)
-    facts = policy.start_policy(
-        building,
-        total_steps=total * cfg.rl.ppo_epochs * cfg.rl.num_mini_batches,
-        longest=int(store.lengths.max()) + cfg.sampling.max_new_tokens,
-    )
+    updates = total * cfg.rl.ppo_epochs * cfg.rl.num_mini_batches
+    longest = int(store.lengths.max()) + cfg.sampling.max_new_tokens
+    facts = policy.start_policy(building, total_steps=updates, longest=longest)
     policy.relay_log()
+    if critic is not None:
+        critic.start_policy(critic_building, total_steps=updates, longest=longest)
+    for worker in judges:
+        await_reward_model(worker)
     wait_for(serving, cfg.generation.rollout_start_timeout + _GRACE, "the rollout replicas to start")
-    settings = WeightSettings(uuid.uuid4().hex[:12], kind="merged", dtype=rollout_dtype(cfg))
-    weights = WeightPublisher(policy.workers, replicas, settings, router=router)
+    weights = WeightPublisher(policy.workers, replicas, _settings_of_weights(cfg, plan), router=router)
     closing.callback(weights.close)
+    _announce(cfg, facts, len(store), prompts_per_step, total)
+    return Roles(
+        policy,
+        critic,
+        rewards,
+        Gatherer(router, rewards),
+        weights,
+        store,
+        total,
+        prompts_per_step,
+        group_size=cfg.rl.num_generations,
+        stop_ids=facts.stop_ids,
+        held_out=[prompt for one in held for prompt in held_out_prompts(one)],
+    )
+
+
+def _announce(cfg: RunConfig, facts: "PolicyFacts", num_prompts: int, prompts_per_step: int, total: int) -> None:
     log.info(
         "%s: %s prompts, %s x %s answers a step, %s steps; %s of %s parameters train; %s x %s on %s, %s x %s",
         cfg.train.stage,
-        len(store),
+        num_prompts,
         prompts_per_step,
         cfg.rl.num_generations,
         total,
@@ -123,9 +148,15 @@ def _start(
         "rollout replica",
         cfg.generation.num_rollouts,
     )
-    held_out = [prompt for one in held for prompt in held_out_prompts(one)]
-    return Roles(
-        policy, rewards, Gatherer(router, rewards), weights, store, total, prompts_per_step, facts.stop_ids, held_out
+
+
+def _settings_of_weights(cfg: RunConfig, plan: Plan) -> WeightSettings:
+    rank = adapter_rank(cfg, plan)
+    return WeightSettings(
+        uuid.uuid4().hex[:12],
+        kind="adapter" if rank else "merged",
+        dtype=rollout_dtype(cfg),
+        max_lora_rank=rank or None,
     )
 
 

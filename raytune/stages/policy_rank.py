@@ -21,6 +21,7 @@ from raytune.errors import TrainError
 from raytune.losses.mismatch import mismatch_metrics
 from raytune.losses.reduce import MetricSums, merge
 from raytune.losses.sequences import normaliser
+from raytune.models.folder import find_adapters
 from raytune.models.loader import count_parameters
 from raytune.models.reference import frozen_copy, without_adapter
 from raytune.stages.build import (
@@ -32,6 +33,7 @@ from raytune.stages.build import (
     freeze_output_head,
     largest_batch,
     order_seed,
+    seed_all,
     seed_step,
     set_checkpointing,
 )
@@ -121,7 +123,7 @@ class PolicyRank:
         largest = largest_batch(self.cfg, longest)
         checkpointing = set_checkpointing(self.cfg, self.model, self.device, tokens=largest)
         num_trainable, num_parameters = count_parameters(self.model)
-        if self._wants_reference() and not isinstance(self.model, PeftModel):
+        if self._wants_reference() and not self._began_as_base():
             self._load_reference()
         self.engine: Engine = build_engine(
             self.cfg, self.engine_name, self.built, total_steps=total_steps, device=self.device, ranks=self.world_size
@@ -278,9 +280,16 @@ class PolicyRank:
     def _wants_reference(self) -> bool:
         return (self.rule.reference or self.rule.kl_in_loss) and self.rule.role != "critic"
 
+    def _began_as_base(self) -> bool:
+        """Whether the policy without its adapter is what the run started from."""
+        return isinstance(self.model, PeftModel) and find_adapters(self.cfg.adapter)[1] is None
+
     def _load_reference(self) -> None:
+        # What loading draws at random (a grown vocabulary), the policy's loading has drawn from this seed.
+        seed_all(self.cfg.train.seed)
         model = frozen_copy(
             self.cfg.model,
+            self.cfg.adapter,
             dtype=compute_dtype(self.cfg.precision),
             cutoff_len=self.cfg.data.cutoff_len,
             attention=self.model.config._attn_implementation,

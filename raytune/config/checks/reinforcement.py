@@ -5,6 +5,9 @@ from raytune.config.run import RunConfig
 
 GROUP_KINDS = ("group", "group_batch_std", "group_no_std", "leave_one_out", "rloo", "reinforce++_baseline")
 
+# What vLLM can be built for.
+ENGINE_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
+
 
 def learns_from_answers(config: RunConfig) -> bool:
     """Whether the stage draws answers and learns from their rewards."""
@@ -24,6 +27,13 @@ def grpo_has_no_critic(config: RunConfig) -> Broken | None:
     return broken(wrong, "advantage gae needs a critic, which stage grpo has not", "advantage", "stage", fix=fix)
 
 
+def own_critic_is_asked(config: RunConfig) -> Broken | None:
+    kind = config.policy.advantage
+    wrong = learns_from_answers(config) and config.policy.critic == "own" and kind != "gae"
+    what = f"critic own is trained for nothing: advantage {kind} asks no critic"
+    return broken(wrong, what, "critic", "advantage", fix="Use stage: ppo with advantage: gae, or leave critic out.")
+
+
 def answers_are_rewarded(config: RunConfig) -> Broken | None:
     reward = config.reward
     wrong = learns_from_answers(config) and not reward.reward_funcs and reward.reward_model is None
@@ -31,12 +41,13 @@ def answers_are_rewarded(config: RunConfig) -> Broken | None:
     return broken(wrong, f"stage {config.train.stage} has nothing that rewards answers", "stage", fix=fix)
 
 
-def reward_models_are_served(config: RunConfig) -> Broken | None:
+def reward_adapters_have_a_model(config: RunConfig) -> Broken | None:
     reward = config.reward
-    wrong = learns_from_answers(config) and reward.reward_model is not None and reward.reward_model_type != "api"
-    what = f"reward_model_type {reward.reward_model_type} is not built yet in stage {config.train.stage}"
-    fix = "Serve the reward model and set reward_model_type: api, or use reward_funcs."
-    return broken(wrong, what, "reward_model", "reward_model_type", fix=fix)
+    wrong = bool(reward.reward_model_adapters) and (reward.reward_model is None or reward.reward_model_type != "full")
+    what = "reward_model_adapters lie on a whole reward model"
+    keys = ("reward_model_adapters", "reward_model", "reward_model_type")
+    fix = "Name it in reward_model and set reward_model_type: full; a single adapter of the policy's model is lora."
+    return broken(wrong, what, *keys, fix=fix)
 
 
 def truncated_draws_have_no_ratio(config: RunConfig) -> Broken | None:
@@ -106,9 +117,30 @@ def schedules_follow_no_reward(config: RunConfig) -> Broken | None:
     return broken(wrong, what, "lr_scheduler_type", "stage", fix="Use constant, linear or cosine.")
 
 
+def adapters_travel_alone(config: RunConfig) -> Broken | None:
+    wrong = config.generation.weight_sync == "adapter" and engine_rank(config) is None
+    what = "weight_sync adapter sends a new LoRA adapter of linear layers alone, and this run trains something else"
+    keys = ("weight_sync", "finetuning_type", "additional_target", "adapter_name_or_path")
+    return broken(wrong, what, *keys, fix="Set weight_sync: merged.")
+
+
+def engine_rank(config: RunConfig) -> int | None:
+    """The LoRA rank that vLLM must be built for to draw with the trained adapter beside the model on disk.
+
+    None when the two are not the trained model, or not in a form that vLLM takes.
+    """
+    adapter, model = config.adapter, config.model
+    grows = model.resize_vocab or model.add_tokens or model.add_special_tokens
+    if adapter.finetuning_type != "lora" or adapter.additional_target or adapter.adapter_name_or_path or grows:
+        return None
+    return next((rank for rank in ENGINE_RANKS if rank >= adapter.lora_rank), None)
+
+
 RL_RULES = (
+    adapters_travel_alone,
     groups_need_answers,
     grpo_has_no_critic,
+    own_critic_is_asked,
     truncated_draws_have_no_ratio,
     answers_are_drawn,
     taking_turns_is_synchronous,
@@ -118,4 +150,5 @@ RL_RULES = (
     held_out_prompts_are_one_set,
     rewards_say_what_is_best,
     schedules_follow_no_reward,
+    reward_adapters_have_a_model,
 )

@@ -78,11 +78,10 @@ SEVERAL_READERS = {
     "top_p": "a Sampling carries it to those who draw and learn",
     "top_k": "a Sampling carries it to those who draw and learn",
     "max_new_tokens": "a Sampling carries it to those who draw and learn",
-    "num_generations": "the loop draws so many, and the header says so",
-    "rollout_timeout": "replicas and the loop that waits for them",
     "entropy_coef": "a PolicyRule carries it",
     "reward_model": "a server's address, or a model of one's own",
     "reward_model_type": "a server's address, or a model of one's own",
+    "reward_model_adapters": "a model of one's own, from which a critic may begin",
     "reward_weights": "the reward model's weight is the last of them",
     "reward_time_limit": "functions limit themselves, and actors those who do not",
 }

@@ -224,6 +224,42 @@ def test_the_reference_is_the_model_that_the_run_started_from(tmp_path, method):
         assert np.abs(numbers.logprobs - numbers.reference).max() > 1e-4
 
 
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {},
+        {"finetuning_type": "full"},
+        {"finetuning_type": "freeze"},
+        {"finetuning_type": "full", "resize_vocab": True, "add_tokens": "<new>,<newer>"},
+        {"adapter_name_or_path": "first"},
+        {"adapter_name_or_path": "first", "create_new_adapter": True},
+    ],
+    ids=str,
+)
+def test_a_policy_that_has_not_moved_is_its_own_reference(tmp_path, keys):
+    first = tmp_path / "first"
+    first.mkdir()
+    other = started(tmp_path, LearnRule())
+    other.save(first, with_state=False)
+    if "adapter_name_or_path" in keys:
+        keys = {**keys, "adapter_name_or_path": str(first)}
+    groups = random_groups(2, 3, temperature=0.7, masked=True)
+    (share,) = share_out(groups, samples_of(groups), Cut(max_tokens=200))
+    rank = PolicyRank(
+        run_config(tmp_path, freeze_trainable_layers=1, **keys),
+        LearnRule(reference=True), rank=0, world_size=1, device=CPU,
+    )  # fmt: skip
+    rank.build(None)
+    rank.start(total_steps=10, longest=64, checkpoint=None)
+    for numbers in rank.values(share):
+        assert numbers.reference is not None
+        np.testing.assert_allclose(numbers.logprobs, numbers.reference, atol=1e-6)
+    if "adapter_name_or_path" in keys:
+        # It does not begin as the base.
+        base = started(tmp_path, LearnRule(), finetuning_type="full").values(share)
+        assert np.abs(base[0].logprobs - rank.values(share)[0].logprobs).max() > 1e-4
+
+
 @pytest.mark.parametrize("role", ["actor_critic", "critic"])
 def test_the_critic_reads_the_state_before_each_token_and_learns_from_returns(tmp_path, role):
     groups = random_groups(3, 3, masked=True)

@@ -267,9 +267,9 @@ def test_the_best_validation_is_kept_and_ends_a_run_that_stands_still(tmp_path: 
             self.rewards = {HELD_OUT: (1.0, 1.0) if version == 2 else (0.0, 0.0)}
             return super().group(prompt, version)
 
-    keys = {"eval_strategy": "steps", "load_best_model_at_end": True, "early_stopping_steps": 2}
+    evaluation = EvalConfig(eval_strategy="steps", load_best_model_at_end=True, early_stopping_steps=2)
     output = OutputConfig(save_steps=2, save_total_limit=1)
-    made, _ = loop(tmp_path, Peak(), steps=20, evaluation=EvalConfig(**keys), output=output)
+    made, _ = loop(tmp_path, Peak(), steps=20, evaluation=evaluation, output=output)
     assert made.run()
     assert (made.state.best_step, made.state.best_metric, made.state.step) == (2, 0.75, 6)
     assert CheckpointStore(tmp_path / "out").steps() == [2, 6]
