@@ -30,10 +30,15 @@ def wait_for_models(workers: Sequence[Any]) -> None:
 
 
 def start_rewards(
-    cfg: RunConfig, plan: Plan, placement: PlacementGroup, store: PromptRows, model: str | None
+    cfg: RunConfig, plan: Plan, placement: PlacementGroup, stores: Sequence[PromptRows], model: str | None
 ) -> RewardPool:
-    """Start the workers. Args: model: name of the reward model's actor. Errors: as RewardPool."""
-    columns = tuple(store.columns(0))
+    """Start the workers. Errors: as RewardPool.
+
+    Args: stores: of training and held-out prompts; rewards may ask for columns that all have. model: name of the
+    reward model's actor.
+    """
+    first, *others = [store.columns(0) for store in stores]
+    columns = tuple(name for name in first if all(name in other for other in others))
     longest = cfg.sampling.max_new_tokens
     job = RewardJob(cfg.reward, cfg.model, cfg.template, columns=columns, max_length=longest, reward_model=model)
     return RewardPool(job, _places(plan, placement, "reward"))

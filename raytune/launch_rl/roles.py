@@ -17,6 +17,7 @@ from raytune.engine.checkpoint import CheckpointStore
 from raytune.errors import RaytuneError, RolloutError
 from raytune.stages.answerable import PromptRows
 from raytune.stages.interfaces import Policy, Rollouts, WeightSync
+from raytune.stages.samples import Prompt
 from raytune.stages.turns import Turns
 
 
@@ -54,6 +55,7 @@ class Roles:
     prompts_per_step: int
     group_size: int
     stop_ids: tuple[int, ...]
+    held_out: list[Prompt]
 
 
 def place(placement: PlacementGroup, index: int) -> PlacementGroupSchedulingStrategy:

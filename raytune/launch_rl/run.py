@@ -37,7 +37,8 @@ from raytune.stages.algorithm import algorithm_of
 from raytune.stages.answerable import PromptRows, answerable
 from raytune.stages.critic import CRITIC, PolicyWithCritic, critic_config
 from raytune.stages.interfaces import Policy, Rollouts, WeightSync
-from raytune.stages.prompts import planned_steps
+from raytune.stages.prompts import held_out_prompts, planned_steps
+from raytune.stages.reinforce import ALGORITHM
 from raytune.stages.state import TrainState
 from raytune.stages.turns import Turns
 
@@ -46,7 +47,6 @@ if TYPE_CHECKING:
 
 log = get_logger(__name__)
 
-ALGORITHM = "algorithm.json"
 # Beyond the router's own deadline, for its answer to arrive.
 _GRACE = 10.0
 
@@ -105,14 +105,13 @@ def _start(
     judge, judges = start_model(cfg, plan, placement)
     closing.callback(kill, judges)
     window = window_of(cfg)
-    store = _prompts(prepare_data(cfg), window)
-    rewards = start_rewards(cfg, plan, placement, store, judge)
+    store, held = _prompts(prepare_data(cfg), window)
+    rewards = start_rewards(cfg, plan, placement, [store, *held], judge)
     closing.callback(rewards.close)
     prompts_per_step = rows_per_step(cfg.train, cfg.cluster.num_workers) * cfg.rl.ppo_buffer_size
     total = planned_steps(cfg.train, len(store), prompts_per_step)
-    updates = total * cfg.rl.ppo_epochs * cfg.rl.num_mini_batches
     longest = min(int(store.lengths.max()) + cfg.sampling.max_new_tokens, window)
-    sizes = {"total_steps": updates, "longest": longest}
+    sizes = {"total_steps": total * cfg.rl.ppo_epochs * cfg.rl.num_mini_batches, "longest": longest}
     sleepers = None
     if plan.colocated:
         # The ranks take their devices only when the replicas have given them back.
@@ -144,6 +143,7 @@ def _start(
         prompts_per_step,
         group_size=cfg.rl.num_generations,
         stop_ids=facts.stop_ids,
+        held_out=[prompt for one in held for prompt in held_out_prompts(one)],
     )
 
 
@@ -196,7 +196,9 @@ def _settings_of_weights(cfg: RunConfig, plan: Plan) -> WeightSettings:
     )
 
 
-def _prompts(data: PreparedData, window: int) -> PromptRows:
+def _prompts(data: PreparedData, window: int) -> tuple[PromptRows, list[PromptRows]]:
+    """The prompts to train on, and the held-out ones of each set."""
     if data.train is None:
         raise DataError("there are no prompts", fix="Set dataset.")
-    return answerable(RowStore.open(data.train), window=window)
+    held = [answerable(RowStore.open(path), window=window) for path in data.eval.values()]
+    return answerable(RowStore.open(data.train), window=window), held
