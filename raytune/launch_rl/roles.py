@@ -45,6 +45,7 @@ class Roles:
     store: RowStore
     total_steps: int
     prompts_per_step: int
+    group_size: int
     stop_ids: tuple[int, ...]
 
 

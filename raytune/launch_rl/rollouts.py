@@ -7,17 +7,12 @@ from ray.util.placement_group import PlacementGroup
 
 from actors.placement import Plan
 from actors.rollout_replica import Replica, ReplicaSettings, start_replica
-from raytune.config.checks.reinforcement import LARGEST_RANK, adapter_stands_alone
-from raytune.config.model import ModelConfig
+from raytune.config.checks.reinforcement import engine_rank
 from raytune.config.run import RunConfig
-from raytune.config.template import TemplateConfig
 from raytune.engine.build import compute_dtype
 from raytune.launch_rl.roles import place
 from raytune.models.embedded import resolve_model_path
 from raytune.stages.samples import Sampling
-
-# What vLLM can be built for.
-_ENGINE_RANKS = (8, 16, 32, 64, 128, 256, 320, LARGEST_RANK)
 
 
 def start_replicas(cfg: RunConfig, plan: Plan, placement: PlacementGroup) -> list[Any]:
@@ -39,7 +34,7 @@ def start_replicas(cfg: RunConfig, plan: Plan, placement: PlacementGroup) -> lis
         cache_gib=cfg.generation.kv_cache_gb,
         threads=max(int(cfg.generation.rollout_cpus), 1),
         engine_args=cfg.rollout.vllm_config if isinstance(cfg.rollout.vllm_config, dict) else {},
-        request_deadline=cfg.generation.rollout_timeout,
+        request_deadline=group_deadline(cfg),
     )
     replicas = []
     for index in plan.of_role("rollout"):
@@ -64,9 +59,7 @@ def adapter_rank(cfg: RunConfig, plan: Plan) -> int:
     """
     sync, gpus = cfg.generation.weight_sync, any(plan.bundles[index].gpus for index in plan.of_role("rollout"))
     wanted = sync == "adapter" or (sync == "auto" and gpus and cfg.generation.rollout_backend != "hf")
-    if not wanted or not adapter_stands_alone(cfg):
-        return 0
-    return next(rank for rank in _ENGINE_RANKS if rank >= cfg.adapter.lora_rank)
+    return engine_rank(cfg) or 0 if wanted else 0
 
 
 def _backend(cfg: RunConfig) -> tuple[type[Replica], Callable[..., dict[str, str]]]:
@@ -88,7 +81,7 @@ def rollout_dtype(cfg: RunConfig) -> str:
 
 
 def sampling_of(cfg: RunConfig, stop_ids: tuple[int, ...]) -> Sampling:
-    """How answers are drawn in training."""
+    """How answers are drawn. Args: stop_ids: tokens that end one."""
     drawn = cfg.sampling
     return Sampling(
         temperature=drawn.temperature,
@@ -100,12 +93,6 @@ def sampling_of(cfg: RunConfig, stop_ids: tuple[int, ...]) -> Sampling:
     )
 
 
-def find_stop_ids(model: ModelConfig, template: TemplateConfig) -> tuple[int, ...]:
-    """The tokens that end an answer, as in chat. Runs in a task: transformers takes seconds to import."""
-    from raytune.data.template import load_template
-    from raytune.models.tokenizer import load_tokenizer
-
-    tokenizer = load_tokenizer(model)
-    chosen = load_template(template.template, tokenizer, template)
-    chosen.fix_tokenizer(tokenizer)
-    return tuple(chosen.stop_token_ids(tokenizer))
+def group_deadline(cfg: RunConfig) -> float:
+    """Seconds that a group of answers may take."""
+    return cfg.generation.rollout_timeout

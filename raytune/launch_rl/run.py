@@ -9,9 +9,9 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import ray
 from ray.util.placement_group import PlacementGroup
 
+from actors import stacks
 from actors.data import prepare_data
 from actors.gather import Gatherer
 from actors.placement import Plan
@@ -29,7 +29,7 @@ from raytune.errors import DataError
 from raytune.launch_rl.learn import learn
 from raytune.launch_rl.rewards import start_model, start_rewards
 from raytune.launch_rl.roles import Ends, Roles, kill, wait_for
-from raytune.launch_rl.rollouts import adapter_rank, find_stop_ids, rollout_dtype, start_replicas
+from raytune.launch_rl.rollouts import adapter_rank, rollout_dtype, start_replicas
 from raytune.log import get_logger
 from raytune.stages.algorithm import algorithm_of
 from raytune.stages.critic import CRITIC, critic_config
@@ -44,7 +44,6 @@ log = get_logger(__name__)
 ALGORITHM = "algorithm.json"
 # Beyond the router's own deadline, for its answer to arrive.
 _GRACE = 10.0
-_TOKENIZER_DEADLINE = 120.0
 
 
 def run(
@@ -62,6 +61,8 @@ def run(
     started = time.monotonic()
     algorithm = algorithm_of(cfg)
     with ExitStack() as closing:
+        stacks.register("driver")
+        closing.callback(stacks.unregister)
         size = {"shared": shared, "epochs": cfg.rl.ppo_epochs, "minibatches": cfg.rl.num_mini_batches}
         policy = PolicyGroup(cfg, plan, placement, algorithm.learn, **size)
         closing.callback(policy.shutdown)
@@ -76,10 +77,7 @@ def run(
             write_json(folder / ALGORITHM, algorithm.numbers())
             checkpoints = CheckpointStore(folder)
             checkpoints.drop_after(state.step)
-            finished = learn(cfg, folder, roles, algorithm, state, checkpoints, ends)
-            if finished:
-                ends.publish(policy, checkpoints)
-            return finished
+            return learn(cfg, folder, roles, algorithm, state, checkpoints, ends, checkpoint)
 
 
 def _start(
@@ -101,7 +99,6 @@ def _start(
     serving = router.start.remote(cfg.generation.rollout_start_timeout)
     judge, judges = start_model(cfg, plan, placement)
     closing.callback(kill, judges)
-    ending = ray.remote(find_stop_ids).options(num_cpus=0).remote(cfg.model, cfg.template)
     store = _prompts(prepare_data(cfg))
     rewards = start_rewards(cfg, plan, placement, store, judge)
     closing.callback(rewards.close)
@@ -116,18 +113,21 @@ def _start(
     for worker in judges:
         await_reward_model(worker)
     wait_for(serving, cfg.generation.rollout_start_timeout + _GRACE, "the rollout replicas to start")
-    rank = adapter_rank(cfg, plan)
-    settings = WeightSettings(
-        uuid.uuid4().hex[:12],
-        kind="adapter" if rank else "merged",
-        dtype=rollout_dtype(cfg),
-        max_lora_rank=rank or None,
-    )
-    weights = WeightPublisher(policy.workers, replicas, settings, router=router)
+    weights = WeightPublisher(policy.workers, replicas, _settings_of_weights(cfg, plan), router=router)
     closing.callback(weights.close)
     _announce(cfg, facts, len(store), prompts_per_step, total)
-    stop_ids = wait_for(ending, _TOKENIZER_DEADLINE, "the tokenizer")
-    return Roles(policy, critic, rewards, Gatherer(router, rewards), weights, store, total, prompts_per_step, stop_ids)
+    return Roles(
+        policy,
+        critic,
+        rewards,
+        Gatherer(router, rewards, on_router=weights.tell_router),
+        weights,
+        store,
+        total,
+        prompts_per_step,
+        group_size=cfg.rl.num_generations,
+        stop_ids=facts.stop_ids,
+    )
 
 
 def _announce(cfg: RunConfig, facts: "PolicyFacts", num_prompts: int, prompts_per_step: int, total: int) -> None:
@@ -145,6 +145,16 @@ def _announce(cfg: RunConfig, facts: "PolicyFacts", num_prompts: int, prompts_pe
         facts.device,
         "rollout replica",
         cfg.generation.num_rollouts,
+    )
+
+
+def _settings_of_weights(cfg: RunConfig, plan: Plan) -> WeightSettings:
+    rank = adapter_rank(cfg, plan)
+    return WeightSettings(
+        uuid.uuid4().hex[:12],
+        kind="adapter" if rank else "merged",
+        dtype=rollout_dtype(cfg),
+        max_lora_rank=rank or None,
     )
 
 

@@ -13,6 +13,7 @@ import torch.distributed as dist
 from peft import PeftModel
 
 from raytune.config.run import RunConfig
+from raytune.data.inputs import DataOptions, ready_template
 from raytune.engine.base import Engine, NonFiniteGradient, StepStats
 from raytune.engine.build import compute_dtype
 from raytune.engine.frozen import FrozenModel
@@ -47,9 +48,10 @@ from raytune.stages.weights import load_engine_state, save_rank
 class PolicyFacts:
     """What the driver says of the model and plans by.
 
-    joined, fixed_tokens, max_tokens: sizes of micro-batches, as in Cut. seed: of the order of answers.
+    joined, fixed_tokens, max_tokens: sizes of micro-batches, as in Cut. seed: of the order of answers. stop_ids: tokens
+    that end an answer, by the template.
 
-    Example: PolicyFacts(2442240, 136957248, "single", "cpu", False, True, 50, max_tokens=4096, seed=42)
+    Example: PolicyFacts(2442240, 136957248, "single", "cpu", False, True, 50, max_tokens=4096, seed=42, stop_ids=(2,))
     """
 
     num_trainable: int
@@ -61,6 +63,7 @@ class PolicyFacts:
     fixed_tokens: int
     max_tokens: int
     seed: int
+    stop_ids: tuple[int, ...]
 
 
 # Made by PolicyRank, added up over ranks by actors.group.
@@ -133,6 +136,7 @@ class PolicyRank:
             fixed_tokens=FIXED_TOKENS[self.device.type],
             max_tokens=largest,
             seed=order_seed(self.cfg),
+            stop_ids=tuple(ready_template(DataOptions.of(self.cfg), self.tokenizer).stop_token_ids(self.tokenizer)),
         )
 
     def values(self, share: Share) -> list[TokenNumbers]:

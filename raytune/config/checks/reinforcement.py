@@ -5,8 +5,8 @@ from raytune.config.run import RunConfig
 
 GROUP_KINDS = ("group", "group_batch_std", "group_no_std", "leave_one_out", "rloo", "reinforce++_baseline")
 
-# Of an adapter beside a model in vLLM.
-LARGEST_RANK = 512
+# What vLLM can be built for.
+ENGINE_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 
 
 def learns_from_answers(config: RunConfig) -> bool:
@@ -81,17 +81,22 @@ def dynamic_sampling_has_groups(config: RunConfig) -> Broken | None:
 
 
 def adapters_travel_alone(config: RunConfig) -> Broken | None:
-    wrong = config.generation.weight_sync == "adapter" and not adapter_stands_alone(config)
+    wrong = config.generation.weight_sync == "adapter" and engine_rank(config) is None
     what = "weight_sync adapter sends a new LoRA adapter of linear layers alone, and this run trains something else"
     keys = ("weight_sync", "finetuning_type", "additional_target", "adapter_name_or_path")
     return broken(wrong, what, *keys, fix="Set weight_sync: merged.")
 
 
-def adapter_stands_alone(config: RunConfig) -> bool:
-    """Whether the model on disk with the trained adapter is the trained model, in a form that engines take."""
-    adapter = config.adapter
-    plain = not (adapter.additional_target or adapter.adapter_name_or_path or config.model.resize_vocab)
-    return plain and adapter.finetuning_type == "lora" and adapter.lora_rank <= LARGEST_RANK
+def engine_rank(config: RunConfig) -> int | None:
+    """The LoRA rank that vLLM must be built for to draw with the trained adapter beside the model on disk.
+
+    None when the two are not the trained model, or not in a form that vLLM takes.
+    """
+    adapter, model = config.adapter, config.model
+    grows = model.resize_vocab or model.add_tokens or model.add_special_tokens
+    if adapter.finetuning_type != "lora" or adapter.additional_target or adapter.adapter_name_or_path or grows:
+        return None
+    return next((rank for rank in ENGINE_RANKS if rank >= adapter.lora_rank), None)
 
 
 RL_RULES = (

@@ -33,6 +33,10 @@ CASES: dict[str, tuple[dict[str, object], dict[str, object]]] = {
         {"save_steps": 400},
     ),
     "early_stopping_needs_evaluation": ({"early_stopping_steps": 3}, {"eval_strategy": "epoch"}),
+    "adapters_travel_alone": (
+        {"stage": "grpo", "weight_sync": "adapter", "finetuning_type": "full"},
+        {"weight_sync": "merged"},
+    ),
     "groups_need_answers": ({"stage": "grpo", "num_generations": 1}, {"num_generations": 4}),
     "grpo_has_no_critic": ({"stage": "grpo", "advantage": "gae"}, {"advantage": "group"}),
     "own_critic_is_asked": ({"stage": "ppo", "critic": "own", "advantage": "reinforce++"}, {"advantage": "gae"}),
