@@ -15,7 +15,7 @@ from actors.group import TrainerGroup
 from actors.placement import Plan
 from actors.trainer import TrainerWorker
 from raytune.config.run import RunConfig
-from raytune.errors import TrainError
+from raytune.errors import PolicyLostError, TrainError
 from raytune.stages.interfaces import PolicyResult, PolicySample, TokenNumbers
 
 if TYPE_CHECKING:
@@ -93,6 +93,8 @@ class PolicyGroup(TrainerGroup):
     a batch of fewer answers. role: whose bundles of the plan these are.
     """
 
+    lost = PolicyLostError
+
     def __init__(
         self,
         cfg: RunConfig,
@@ -124,6 +126,7 @@ class PolicyGroup(TrainerGroup):
         """
         from raytune.stages.policy_plan import Cut
 
+        self._sizes = (total_steps, longest)
         self._wait("load the model", building, timeout=_BUILD_DEADLINE)
         self._facts: PolicyFacts = self._all(
             "prepare training", lambda w: w.start_policy.remote(total_steps, longest), timeout=_BUILD_DEADLINE
@@ -137,6 +140,17 @@ class PolicyGroup(TrainerGroup):
             fixed_tokens=self._facts.fixed_tokens,
         )
         return self._facts
+
+    def rebuild(self, checkpoint: Path | None) -> None:
+        """New ranks in the bundles of these, dead or alive, with the weights and state of a checkpoint.
+
+        Args: checkpoint: None for the weights that a run begins with. Raises PolicyLostError when they are lost too.
+        """
+        for worker in self._workers:
+            ray.kill(worker)
+        self._begin()
+        total_steps, longest = self._sizes
+        self.start_policy(self.build(checkpoint), total_steps=total_steps, longest=longest)
 
     def update(self, step: int, samples: Sequence[PolicySample]) -> PolicyResult:
         from raytune.stages.policy_loss import explained

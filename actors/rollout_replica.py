@@ -18,6 +18,7 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 import ray
 
+from actors import stacks
 from actors.vllm_plugin import BACKEND
 from raytune.errors import RaytuneError, ReplicaLostError, RolloutError
 from raytune.stages.environment import Environment, converse, load_environment
@@ -117,6 +118,7 @@ class Replica(ABC):
     """The part without an engine. Subclasses build one, draw with it and give it weights."""
 
     def __init__(self, settings: ReplicaSettings) -> None:
+        stacks.register("rollout replica")
         self.settings = settings
         self._home = LoopThread("rollouts")
         self._environment = load_environment(settings.environment) if settings.environment else None

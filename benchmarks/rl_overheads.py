@@ -27,6 +27,7 @@ from raytune.stages.experience import group_experience
 from raytune.stages.interfaces import PolicyResult, PolicySample, Rollouts, TokenNumbers
 from raytune.stages.policy_plan import Cut, plan_update
 from raytune.stages.prompts import PromptSource
+from raytune.stages.recovery import Recovery
 from raytune.stages.reinforce import ReinforceLoop, ReinforcePlan
 from raytune.stages.samples import Prompt, Sampling, ScoredGroup
 from raytune.stages.state import TrainState
@@ -123,6 +124,7 @@ def fake_loop(
         checkpoints=CheckpointStore(out),
         state=TrainState(),
         interrupted=interrupted,
+        recovery=Recovery(lambda checkpoint: None),
     )
 
 

@@ -1,23 +1,31 @@
 """Builds the loop of a run from its config, and runs it with its monitors."""
 
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
+from actors.policy import PolicyGroup
 from actors.transcripts import Transcriber
 from raytune.config.run import RunConfig
 from raytune.engine.checkpoint import CheckpointStore
+from raytune.errors import PolicyLostError
 from raytune.launch_rl.roles import Ends, Roles
 from raytune.launch_rl.rollouts import group_deadline, sampling_of
+from raytune.launch_rl.stalls import watchdog_of
+from raytune.launch_rl.turns import seams_of
 from raytune.monitors.build import build_monitors
 from raytune.monitors.transcripts import TranscriptWriter
 from raytune.stages import grpo, ppo
 from raytune.stages.algorithm import Algorithm
 from raytune.stages.answerable import PromptRows
+from raytune.stages.critic import CRITIC, PolicyWithCritic
 from raytune.stages.experience import teaches
 from raytune.stages.interfaces import Policy
 from raytune.stages.prompts import PromptCursor, PromptSource, prompt_limit
+from raytune.stages.recovery import Recovery
 from raytune.stages.reinforce import ReinforceLoop, ReinforcePlan
 from raytune.stages.state import TrainState
+from raytune.stages.turns import Turns
 
 
 def learn(
@@ -28,34 +36,73 @@ def learn(
     state: TrainState,
     checkpoints: CheckpointStore,
     ends: Ends,
+    start: Path | None,
 ) -> bool:
-    """Run the loop with its monitors."""
+    """Run the loop with its monitors, and put its result into the folder. Returns False when it was interrupted.
+
+    Args: start: the checkpoint that the ranks began with.
+    """
     total = roles.total_steps
+    learner = roles.policy if roles.critic is None else PolicyWithCritic(roles.policy, roles.critic)
+    seams = seams_of(roles, learner)
     monitors = build_monitors(cfg.output, folder, history=state.log_history, total_steps=total, done=state.step)
-    transcripts = TranscriptWriter(folder, done=state.step)
-    try:
+    transcripts = Transcriber(
+        TranscriptWriter(folder, done=state.step), roles.rewards.decoder, every=cfg.rl.transcript_steps
+    )
+
+    def rebuild(checkpoint: Path | None) -> None:
+        if seams.turns is not None:
+            seams.turns.begin_again()
+        monitors.rewind(state.step, state.log_history)
+        transcripts.rewind(state.step)
+        roles.policy.rebuild(checkpoint)
+        if roles.critic is not None:
+            roles.critic.rebuild(None if checkpoint is None else checkpoint / CRITIC)
+        roles.weights.reopen(roles.policy.workers)
+        roles.policy.relay_log()
+
+    with ExitStack() as closing:
+        closing.callback(monitors.finish)
+        closing.callback(transcripts.finish)
+        watchdog = watchdog_of(folder, ranks=roles.policy.timeout, rollout=group_deadline(cfg))
+        closing.callback(watchdog.close)
         ends.save_from_now_on()
         loop = ReinforceLoop(
             _plan(cfg, roles),
             cfg.output,
             source=_source(cfg, roles.store, state),
-            rollouts=roles.rollouts,
-            policy=roles.learner,
-            weights=roles.weights,
-            experience=_experience(cfg, roles.learner, algorithm, state),
+            rollouts=seams.rollouts,
+            policy=seams.policy,
+            weights=seams.weights,
+            experience=_experience(cfg, seams.policy, algorithm, state),
             keeps=_keeps(cfg, algorithm),
-            transcribe=Transcriber(transcripts, roles.rewards.decoder, every=cfg.rl.transcript_steps),
+            transcribe=transcripts,
             monitor=monitors,
             checkpoints=checkpoints,
             state=state,
             interrupted=ends.interrupted,
+            recovery=Recovery(rebuild, start, cfg.rl.max_rank_restarts),
+            phase=watchdog.phase,
         )
-        finished = loop.run()
-        roles.policy.relay_log()
+        finished = _finish(loop, roles.policy, seams.turns, checkpoints, ends)
+        with suppress(PolicyLostError):
+            roles.policy.relay_log()
         return finished
-    finally:
-        monitors.finish()
-        transcripts.finish()
+
+
+def _finish(
+    loop: ReinforceLoop, policy: PolicyGroup, turns: Turns | None, checkpoints: CheckpointStore, ends: Ends
+) -> bool:
+    """Run to the end. Ranks that are lost with weights which nobody has saved learn them anew."""
+    while loop.run():
+        try:
+            if turns is not None:
+                turns.learn()
+            ends.publish(policy, checkpoints)
+            return True
+        except PolicyLostError as lost:
+            loop.recover(lost)
+    return False
 
 
 def _plan(cfg: RunConfig, roles: Roles) -> ReinforcePlan:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ray.util.placement_group import PlacementGroup
 
+from actors import stacks
 from actors.data import prepare_data
 from actors.gather import Gatherer
 from actors.placement import Plan
@@ -29,15 +30,14 @@ from raytune.launch_rl.learn import learn
 from raytune.launch_rl.rewards import start_model, start_rewards
 from raytune.launch_rl.roles import Ends, Roles, kill, wait_for
 from raytune.launch_rl.rollouts import adapter_rank, rollout_dtype, router_limits, start_deadline, start_replicas
-from raytune.launch_rl.turns import AllRanks, put_to_sleep
+from raytune.launch_rl.turns import put_to_sleep
 from raytune.launch_rl.window import window_of
 from raytune.log import get_logger
 from raytune.stages.algorithm import algorithm_of
 from raytune.stages.answerable import PromptRows, answerable
-from raytune.stages.critic import CRITIC, PolicyWithCritic, critic_config
+from raytune.stages.critic import CRITIC, critic_config
 from raytune.stages.prompts import planned_steps
 from raytune.stages.state import TrainState
-from raytune.stages.turns import Turns
 
 if TYPE_CHECKING:
     from raytune.stages.policy_rank import PolicyFacts
@@ -64,6 +64,8 @@ def run(
     started = time.monotonic()
     algorithm = algorithm_of(cfg)
     with ExitStack() as closing:
+        stacks.register("driver")
+        closing.callback(stacks.unregister)
         size = {"shared": shared, "epochs": cfg.rl.ppo_epochs, "minibatches": cfg.rl.num_mini_batches}
         policy = PolicyGroup(cfg, plan, placement, algorithm.learn, **size)
         closing.callback(policy.shutdown)
@@ -78,12 +80,7 @@ def run(
             write_json(folder / ALGORITHM, algorithm.numbers())
             checkpoints = CheckpointStore(folder)
             checkpoints.drop_after(state.step)
-            finished = learn(cfg, folder, roles, algorithm, state, checkpoints, ends)
-            if finished:
-                if roles.turns is not None:
-                    roles.turns.learn()
-                ends.publish(policy, checkpoints)
-            return finished
+            return learn(cfg, folder, roles, algorithm, state, checkpoints, ends, checkpoint)
 
 
 def _start(
@@ -129,16 +126,13 @@ def _start(
     weights = WeightPublisher(policy.workers, replicas, _settings_of_weights(cfg, plan), router=router)
     closing.callback(weights.close)
     _announce(cfg, plan, facts, len(store), prompts_per_step, total)
-    learner = policy if critic is None else PolicyWithCritic(policy, critic)
-    gatherer, turns = Gatherer(router, rewards), None
-    if sleepers is not None:
-        turns = Turns(gatherer, learner, weights, replicas=sleepers, ranks=AllRanks(policy, critic))
-    seams = (turns.rollouts, turns.policy, turns.weights) if turns else (gatherer, learner, weights)
     return Roles(
         policy,
+        critic,
         rewards,
-        *seams,
-        turns,
+        Gatherer(router, rewards, on_router=weights.tell_router),
+        weights,
+        sleepers,
         store,
         total,
         prompts_per_step,

@@ -1,7 +1,7 @@
 """Which prompt a run draws next: a function of (seed, number) alone, so that an integer is all there is to resume."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -88,6 +88,19 @@ class PromptSource:
         if unknown:
             raise ValueError(f"prompt {unknown[0]} was never drawn (the next is {self._next})")
         self._again = sorted({*self._again, *returned})
+
+    def since(self, cursor: PromptCursor) -> set[int]:
+        """Numbers that were drawn after the source stood at `cursor`, or are to be drawn again."""
+        return {*cursor.again, *range(cursor.next, self._next)}
+
+    def go_back(self, cursor: PromptCursor, *, kept: Collection[int]) -> None:
+        """Have all prompts that were drawn since `cursor` drawn again, but for those in `kept`."""
+        again = self.since(cursor) - set(kept)
+        # The end of the stream is simply not drawn yet.
+        while self._next - 1 in again:
+            self._next -= 1
+            again.remove(self._next)
+        self._again = sorted(again)
 
     def row(self, number: int) -> int:
         """The row of the set that prompt `number` shows."""

@@ -43,6 +43,14 @@ class TrainState:
         """Epochs done, with the part of the running one."""
         return self.position.epoch + self.position.offset / num_rows
 
+    def become(self, other: "TrainState") -> None:
+        """Take over everything of another state, in place: others hold this one, its log and its learner's memory."""
+        self.log_history[:] = other.log_history
+        self.learner.clear()
+        self.learner.update(other.learner)
+        kept = {"log_history": self.log_history, "learner": self.learner}
+        vars(self).update({**vars(other), **kept})
+
     def save(self, folder: Path) -> None:
         names = {"global_step": self.step, "max_steps": self.total_steps}
         write_json(folder / FILE, {**names, **asdict(self)})
