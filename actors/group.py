@@ -58,7 +58,7 @@ class TrainerGroup:
         worker: type[TrainerWorker] = TrainerWorker,
     ) -> None:
         self.timeout = cfg.cluster.ddp_timeout
-        self._cfg, self._plan, self._group, self._role, self._worker = cfg, plan, group, role, worker
+        self._cfg, self._plan, self._group, self._worker, self._role = cfg, plan, group, worker, role
         self._indices = plan.of_role(role)
         self._eval_part = _EVAL_BATCHES * cfg.train.per_device_eval_batch_size * len(self._indices)
         self._courier = Courier.start(shared=shared)

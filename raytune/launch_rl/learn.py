@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from actors.policy import PolicyGroup
 from actors.transcripts import Transcriber
 from raytune.config.run import RunConfig
 from raytune.engine.checkpoint import CheckpointStore
@@ -12,18 +13,20 @@ from raytune.errors import PolicyLostError
 from raytune.launch_rl.roles import Ends, Roles
 from raytune.launch_rl.rollouts import group_deadline, sampling_of
 from raytune.launch_rl.stalls import watchdog_of
+from raytune.launch_rl.turns import seams_of
 from raytune.monitors.build import build_monitors, tensorboard_folder
 from raytune.monitors.transcripts import TranscriptWriter
 from raytune.stages import grpo, ppo
 from raytune.stages.algorithm import Algorithm
 from raytune.stages.answerable import PromptRows
-from raytune.stages.critic import CRITIC
+from raytune.stages.critic import CRITIC, PolicyWithCritic
 from raytune.stages.experience import teaches
-from raytune.stages.interfaces import Policy
+from raytune.stages.interfaces import Policy, Rollouts
 from raytune.stages.prompts import PromptCursor, PromptSource, prompt_limit
 from raytune.stages.recovery import Recovery
 from raytune.stages.reinforce import ReinforceLoop, ReinforcePlan
 from raytune.stages.state import TrainState
+from raytune.stages.turns import Turns
 from raytune.stages.validation import Validation
 
 
@@ -42,19 +45,21 @@ def learn(
     Args: start: the checkpoint that the ranks began with.
     """
     total = roles.total_steps
+    learner = roles.policy if roles.critic is None else PolicyWithCritic(roles.policy, roles.critic)
+    seams = seams_of(roles, learner)
     monitors = build_monitors(cfg.output, folder, history=state.log_history, total_steps=total, done=state.step)
     writer = TranscriptWriter(folder, done=state.step, tensorboard=tensorboard_folder(cfg.output, folder))
     transcripts = Transcriber(writer, roles.rewards.decoder, every=cfg.rl.transcript_steps)
 
     def rebuild(checkpoint: Path | None) -> None:
+        if seams.turns is not None:
+            seams.turns.begin_again()
         monitors.rewind(state.step, state.log_history)
         transcripts.rewind(state.step)
-        if roles.turns is not None:
-            roles.turns.give_way()
         roles.policy.rebuild(checkpoint)
         if roles.critic is not None:
             roles.critic.rebuild(None if checkpoint is None else checkpoint / CRITIC)
-        roles.publisher.reopen(roles.policy.workers)
+        roles.weights.reopen(roles.policy.workers)
         roles.policy.relay_log()
 
     with ExitStack() as closing:
@@ -67,10 +72,10 @@ def learn(
             _plan(cfg, roles, algorithm),
             cfg.output,
             source=_source(cfg, roles.store, state),
-            rollouts=roles.rollouts,
-            policy=roles.learner,
-            weights=roles.weights,
-            experience=_experience(cfg, roles.learner, algorithm, state),
+            rollouts=seams.rollouts,
+            policy=seams.policy,
+            weights=seams.weights,
+            experience=_experience(cfg, seams.policy, algorithm, state),
             keeps=_keeps(cfg, algorithm),
             transcribe=transcripts,
             monitor=monitors,
@@ -79,21 +84,23 @@ def learn(
             interrupted=ends.interrupted,
             recovery=Recovery(rebuild, start, cfg.rl.max_rank_restarts),
             phase=watchdog.phase,
-            validation=_validation(cfg, roles),
+            validation=_validation(cfg, roles, seams.rollouts),
         )
-        finished = _finish(loop, roles, checkpoints, ends)
+        finished = _finish(loop, roles.policy, seams.turns, checkpoints, ends)
         with suppress(PolicyLostError):
             roles.policy.relay_log()
         return finished
 
 
-def _finish(loop: ReinforceLoop, roles: Roles, checkpoints: CheckpointStore, ends: Ends) -> bool:
+def _finish(
+    loop: ReinforceLoop, policy: PolicyGroup, turns: Turns | None, checkpoints: CheckpointStore, ends: Ends
+) -> bool:
     """Run to the end. Ranks that are lost with weights which nobody has saved learn them anew."""
     while loop.run():
         try:
-            if roles.turns is not None:
-                roles.turns.learn()
-            ends.publish(roles.policy, checkpoints)
+            if turns is not None:
+                turns.learn()
+            ends.publish(policy, checkpoints)
             return True
         except PolicyLostError as lost:
             loop.recover(lost)
@@ -114,7 +121,7 @@ def _plan(cfg: RunConfig, roles: Roles, algorithm: Algorithm) -> ReinforcePlan:
     )
 
 
-def _validation(cfg: RunConfig, roles: Roles) -> Validation | None:
+def _validation(cfg: RunConfig, roles: Roles, rollouts: Rollouts) -> Validation | None:
     if not roles.held_out:
         return None
     evaluation = cfg.evaluation
@@ -122,7 +129,7 @@ def _validation(cfg: RunConfig, roles: Roles) -> Validation | None:
     hotter = evaluation.eval_temperature
     return Validation(
         evaluation,
-        roles.rollouts,
+        rollouts,
         roles.held_out,
         drawn if hotter is None else replace(drawn, temperature=hotter),
         evaluation.eval_num_generations,

@@ -17,7 +17,6 @@ from actors.gather import Gatherer
 from actors.placement import Plan
 from actors.policy import PolicyGroup
 from actors.rollout import start_router
-from actors.sleepers import ReplicaSleepers
 from actors.weights import WeightPublisher
 from actors.weights_messages import WeightSettings
 from raytune.config.run import RunConfig
@@ -30,17 +29,15 @@ from raytune.launch_rl.learn import learn
 from raytune.launch_rl.rewards import start_model, start_rewards, wait_for_models
 from raytune.launch_rl.roles import Ends, Roles, kill, wait_for
 from raytune.launch_rl.rollouts import adapter_rank, rollout_dtype, router_limits, start_deadline, start_replicas
-from raytune.launch_rl.turns import AllRanks, put_to_sleep
+from raytune.launch_rl.turns import put_to_sleep
 from raytune.launch_rl.window import window_of
 from raytune.log import get_logger
 from raytune.stages.algorithm import algorithm_of
 from raytune.stages.answerable import PromptRows, answerable
-from raytune.stages.critic import CRITIC, PolicyWithCritic, critic_config
-from raytune.stages.interfaces import Policy, Rollouts, WeightSync
+from raytune.stages.critic import CRITIC, critic_config
 from raytune.stages.prompts import held_out_prompts, planned_steps
 from raytune.stages.reinforce import ALGORITHM
 from raytune.stages.state import TrainState
-from raytune.stages.turns import Turns
 
 if TYPE_CHECKING:
     from raytune.stages.policy_rank import PolicyFacts
@@ -110,34 +107,30 @@ def _start(
     closing.callback(rewards.close)
     prompts_per_step = rows_per_step(cfg.train, cfg.cluster.num_workers) * cfg.rl.ppo_buffer_size
     total = planned_steps(cfg.train, len(store), prompts_per_step)
+    updates = total * cfg.rl.ppo_epochs * cfg.rl.num_mini_batches
     longest = min(int(store.lengths.max()) + cfg.sampling.max_new_tokens, window)
-    sizes = {"total_steps": total * cfg.rl.ppo_epochs * cfg.rl.num_mini_batches, "longest": longest}
     sleepers = None
     if plan.colocated:
         # The ranks take their devices only when the replicas have given them back.
         _wait_for_replicas(cfg, serving)
         sleepers = put_to_sleep(cfg, plan, replicas, router)
-    facts = policy.start_policy(building, **sizes)
+    facts = policy.start_policy(building, total_steps=updates, longest=longest)
     policy.relay_log()
     if critic is not None:
-        critic.start_policy(critic_building, **sizes)
+        critic.start_policy(critic_building, total_steps=updates, longest=longest)
     wait_for_models(judges)
     if sleepers is None:
         _wait_for_replicas(cfg, serving)
     weights = WeightPublisher(policy.workers, replicas, _settings_of_weights(cfg, plan), router=router)
     closing.callback(weights.close)
     _announce(cfg, plan, facts, len(store), prompts_per_step, total)
-    gatherer = Gatherer(router, rewards, on_router=weights.tell_router)
-    rollouts, learner, synced, turns = _seams(gatherer, policy, critic, weights, sleepers)
     return Roles(
         policy,
         critic,
-        weights,
         rewards,
-        rollouts,
-        learner,
-        synced,
-        turns,
+        Gatherer(router, rewards, on_router=weights.tell_router),
+        weights,
+        sleepers,
         store,
         total,
         prompts_per_step,
@@ -145,21 +138,6 @@ def _start(
         stop_ids=facts.stop_ids,
         held_out=[prompt for one in held for prompt in held_out_prompts(one)],
     )
-
-
-def _seams(
-    rollouts: Rollouts,
-    policy: PolicyGroup,
-    critic: PolicyGroup | None,
-    weights: WeightSync,
-    sleepers: ReplicaSleepers | None,
-) -> tuple[Rollouts, Policy, WeightSync, Turns | None]:
-    """What the loop is given: the actors themselves, or their turns where they share devices."""
-    learner = policy if critic is None else PolicyWithCritic(policy, critic)
-    if sleepers is None:
-        return rollouts, learner, weights, None
-    turns = Turns(rollouts, learner, weights, replicas=sleepers, ranks=AllRanks(policy, critic))
-    return turns.rollouts, turns.policy, turns.weights, turns
 
 
 def _wait_for_replicas(cfg: RunConfig, serving: Any) -> None:

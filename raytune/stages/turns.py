@@ -52,6 +52,7 @@ class Turns:
     ) -> None:
         self._rollouts, self._weights, self._replicas, self._ranks = rollouts, weights, replicas, ranks
         self.phase: Literal["draw", "learn"] = "learn"
+        self._half_awake = False
         self._version = 0
         self._waited = 0.0
         self.rollouts = _TurnRollouts(rollouts, self.draw)
@@ -66,8 +67,18 @@ class Turns:
             raise RolloutError(f"{pending} prompts are being drawn, and the ranks' turn would halt them")
         begun = time.monotonic()
         self._replicas.sleep()
+        # Before the ranks are asked: one may be lost, and those that replace them begin with everything.
+        self.phase = "learn"
         self._ranks.onload()
-        self.phase, self._waited = "learn", time.monotonic() - begun
+        self._waited = time.monotonic() - begun
+
+    def begin_again(self) -> None:
+        """The ranks are to be replaced, wherever their loss broke the phases off: the replicas sleep."""
+        if self._half_awake:
+            self._replicas.wake("kv_cache")
+        if self._half_awake or self.phase == "draw":
+            self._replicas.sleep()
+        self.phase, self._half_awake = "learn", False
 
     def give_way(self) -> None:
         """The turn of ranks that are begun anew, which hold everything; whatever phase their end came in."""
@@ -85,12 +96,13 @@ class Turns:
         begun = time.monotonic()
         self._ranks.offload(weights=False)
         self._replicas.wake("weights")
+        self._half_awake = True
         woken = time.monotonic()
         laps = self._weights.publish(version)
         published = time.monotonic()
         self._ranks.offload(weights=True)
         self._replicas.wake("kv_cache")
-        self.phase, self._version = "draw", version
+        self.phase, self._version, self._half_awake = "draw", version, False
         turns = self._waited + woken - begun + time.monotonic() - published
         self._waited = 0.0
         return {**laps, "turns": turns}

@@ -13,12 +13,22 @@ HAND_OVER = ["offload optimizer", "wake weights", "publish {}", "offload weights
 LEARN = ["sleep", "onload"]
 
 
+class Lost(Exception):
+    """A rank is gone."""
+
+
 class Everybody:
     """All four sides; writes down what is asked of them."""
 
     def __init__(self) -> None:
         self.said: list[str] = []
         self.waiting = 0
+        self.fails = ""
+
+    def say(self, what: str) -> None:
+        self.said.append(what)
+        if what == self.fails:
+            raise Lost(what)
 
     def submit(self, prompts, sampling, group_size):
         self.said.append("submit")
@@ -41,7 +51,7 @@ class Everybody:
         self.said.append("save")
 
     def publish(self, version):
-        self.said.append(f"publish {version}")
+        self.say(f"publish {version}")
         return {"sync": 1.0}
 
     def sleep(self):
@@ -51,10 +61,10 @@ class Everybody:
         self.said.append(f"wake {part}")
 
     def offload(self, *, weights):
-        self.said.append("offload weights" if weights else "offload optimizer")
+        self.say("offload weights" if weights else "offload optimizer")
 
     def onload(self):
-        self.said.append("onload")
+        self.say("onload")
 
 
 def taking_turns() -> tuple[Everybody, Turns]:
@@ -97,3 +107,32 @@ def test_the_ranks_turn_does_not_begin_while_answers_are_drawn():
     with pytest.raises(RolloutError, match="3 prompts are being drawn"):
         turns.policy.update(1, [])
     assert "sleep" not in everybody.said
+
+
+def test_ranks_that_are_lost_in_their_turn_are_replaced_in_it():
+    everybody, turns = taking_turns()
+    turns.weights.publish(0)
+    turns.rollouts.submit([], Sampling(), 2)
+    everybody.fails = "onload"
+    with pytest.raises(Lost):
+        turns.policy.update(1, [])
+    everybody.fails = ""
+    everybody.said.clear()
+    turns.begin_again()
+    turns.weights.publish(1)
+    assert everybody.said == hand_over(1)
+
+
+@pytest.mark.parametrize("when", ["publish 1", "offload weights"])
+def test_replicas_that_a_loss_left_half_awake_sleep_before_new_ranks_come(when):
+    everybody, turns = taking_turns()
+    turns.weights.publish(0)
+    everybody.fails = when
+    with pytest.raises(Lost):
+        turns.weights.publish(1)
+    everybody.fails = ""
+    everybody.said.clear()
+    turns.begin_again()
+    assert everybody.said == ["wake kv_cache", "sleep"]
+    turns.weights.publish(2)
+    assert everybody.said[2:] == hand_over(2)
