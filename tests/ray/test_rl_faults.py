@@ -78,7 +78,7 @@ def assert_same_end(folder: Path, reference: Path) -> None:
 
 def test_a_run_in_which_everything_dies_ends_with_the_same_bytes(folder, whole, monkeypatch, caplog):
     assassin = Assassin(PLAN)
-    monkeypatch.setattr(learn, "watchdog_of", lambda cfg, folder: assassin)
+    monkeypatch.setattr(learn, "watchdog_of", lambda folder, **deadlines: assassin)
     monkeypatch.setattr(logging.getLogger("raytune"), "propagate", True)
     disturbed = run(folder, "disturbed").folder
     assert set(assassin.done) == set(PLAN)
