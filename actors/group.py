@@ -57,8 +57,8 @@ class TrainerGroup:
         role: str = "trainer",
         worker: type[TrainerWorker] = TrainerWorker,
     ) -> None:
-        self._timeout = cfg.cluster.ddp_timeout
-        self._cfg, self._plan, self._group, self._worker = cfg, plan, group, worker
+        self.timeout = cfg.cluster.ddp_timeout
+        self._cfg, self._plan, self._group, self._worker, self._role = cfg, plan, group, worker, role
         self._indices = plan.of_role(role)
         self._eval_part = _EVAL_BATCHES * cfg.train.per_device_eval_batch_size * len(self._indices)
         self._courier = Courier.start(shared=shared)
@@ -70,10 +70,10 @@ class TrainerGroup:
         self._away: list[Any] = []
         self._workers = []
         for rank, index in enumerate(self._indices):
-            bundle = self._plan.bundles[index]
+            cpus, gpus = self._plan.bundles[index].seat(self._role)
             actor = ray.remote(self._worker).options(
-                num_cpus=bundle.cpus,
-                num_gpus=bundle.gpus,
+                num_cpus=cpus,
+                num_gpus=gpus,
                 scheduling_strategy=PlacementGroupSchedulingStrategy(self._group, placement_group_bundle_index=index),
             )
             made = actor.remote(self._cfg, rank=rank, world_size=len(self._indices), courier=self._courier)
@@ -96,11 +96,16 @@ class TrainerGroup:
         host, port = self._wait("open the rendezvous", [self._workers[0].open_store.remote(cluster.master_addr, port)])[
             0
         ]
-        refs = []
         counted = {node["NodeID"]: node["Resources"].get("CPU", 0) for node in ray.nodes()}
-        for worker, (node, _, cores), cpus in zip(self._workers, places, reserved, strict=True):
-            threads = num_threads(cpus, of_node=counted.get(node, 0), cores=cores)
-            refs.append(worker.connect.remote(host, port, threads=threads, timeout=self._timeout))
+        self.threads = [
+            num_threads(cpus, of_node=counted.get(node, 0), cores=cores)
+            for (node, _, cores), cpus in zip(places, reserved, strict=True)
+        ]
+        """What each rank computes with: those of its whole bundle."""
+        refs = [
+            worker.connect.remote(host, port, threads=threads, timeout=self.timeout)
+            for worker, threads in zip(self._workers, self.threads, strict=True)
+        ]
         self._wait("join the process group", refs)
 
     def build(self, checkpoint: Path | None) -> list[Any]:
@@ -183,7 +188,7 @@ class TrainerGroup:
 
     def _wait(self, what: str, refs: list[Any], *, timeout: float | None = None) -> list[Any]:
         """Results of all ranks, or the error of the rank that failed first."""
-        return results_of(refs, what, timeout=timeout or self._timeout, nodes=self._nodes, lost=self.lost)
+        return results_of(refs, what, timeout=timeout or self.timeout, nodes=self._nodes, lost=self.lost)
 
 
 def _metrics(sums: "list[RankSums]", count: int) -> dict[str, float]:

@@ -67,6 +67,12 @@ class PolicyWorker(TrainerWorker):
     def close_weights(self) -> None:
         self._sender.close()
 
+    def offload(self, weights: bool) -> None:
+        self._policy.engine.offload(weights=weights)
+
+    def onload(self) -> None:
+        self._policy.engine.onload()
+
 
 def _resolved(share: "Share") -> "Share":
     """The share with its groups in place of the references to them; numpy arrays stay where they lie."""
@@ -175,6 +181,13 @@ class PolicyGroup(TrainerGroup):
             for number, numbers in zip(share.numbers, part, strict=True)
         }
         return [found[number] for number in range(len(samples))]
+
+    def offload(self, *, weights: bool) -> None:
+        """As stages.turns.Offloads."""
+        self._all("offload", lambda w: w.offload.remote(weights))
+
+    def onload(self) -> None:
+        self._all("onload", lambda w: w.onload.remote())
 
     def _shares(self, samples: Sequence[PolicySample], step: int) -> "list[Share]":
         from raytune.stages.policy_plan import plan_update

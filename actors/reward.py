@@ -86,19 +86,18 @@ def make_decoder(job: RewardJob) -> Decodes:
 
 def load_functions(job: RewardJob, model: ModelReward | None) -> list[RewardFunction]:
     """The functions of a job, its reward model last."""
-    from raytune.rewards.load import load_rewards
+    from raytune.rewards.load import load_rewards, weights_of
     from raytune.stages.scoring import GIVEN
 
     columns = None if job.columns is None else {*GIVEN, *job.columns}
-    weights = job.reward.reward_weights
-    if model is None or len(weights) != len(listed(job.reward)) + 1:
-        rewards = load_rewards(job.reward, columns=columns, max_length=job.max_length)
-        return rewards if model is None else [*rewards, model_function(model, 1.0)]
-    # The last weight is the model's; the functions may all be there to be watched only.
+    if model is None:
+        return load_rewards(job.reward, columns=columns, max_length=job.max_length)
+    *weights, of_model = weights_of(job.reward, [*listed(job.reward), MODEL])
+    # The functions may all be there to be watched only.
     own = job.reward.model_copy(update={"reward_weights": ()})
     rewards = load_rewards(own, columns=columns, max_length=job.max_length)
-    weighted = [replace(reward, weight=weight) for reward, weight in zip(rewards, weights, strict=False)]
-    return [*weighted, model_function(model, weights[-1])]
+    weighted = [replace(reward, weight=weight) for reward, weight in zip(rewards, weights, strict=True)]
+    return [*weighted, model_function(model, of_model)]
 
 
 def model_function(model: ModelReward, weight: float) -> RewardFunction:

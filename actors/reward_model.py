@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 from uuid import uuid4
 
@@ -10,6 +10,7 @@ import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
 
 from actors import stacks
+from raytune.config.adapter import AdapterConfig
 from raytune.config.model import ModelConfig
 from raytune.config.reward import RewardConfig
 from raytune.errors import RaytuneError, RewardError
@@ -38,6 +39,9 @@ class Scorer(Protocol):
 class ModelJob:
     """Which reward model to load, and whose tokens it reads.
 
+    Args: adapters: on the model, the last one with the head. below: the policy's adapters; a reward model that is an
+    adapter too lies on what the policy merges of them before it trains.
+
     Example: ModelJob(policy=cfg.model, model=cfg.model, adapters=("saves/rm",), cutoff_len=2048)
     """
 
@@ -45,33 +49,39 @@ class ModelJob:
     model: ModelConfig
     adapters: tuple[str, ...]
     cutoff_len: int
+    below: AdapterConfig = field(default_factory=AdapterConfig)
 
     def __call__(self) -> Scorer:
         """Load it. Raises: ModelError for a folder that is no reward model, or one with another tokenizer."""
         import torch
 
+        from raytune.models.folder import adapter_path, find_adapters
         from raytune.models.scorer import check_same_tokenizer, load_scorer
 
-        if self.model != self.policy:
-            check_same_tokenizer(self.policy, self.model)
+        below, _ = find_adapters(self.below)
+        adapters = [str(path) for path in (*below, *map(adapter_path, self.adapters))]
+        check_same_tokenizer(self.policy, self.model, adapters)
         on_gpu = torch.cuda.is_available() and ray.get_gpu_ids()
         device = torch.device("cuda", 0) if on_gpu else torch.device("cpu")
         dtype = torch.bfloat16 if on_gpu else torch.float32
-        return load_scorer(self.model, self.adapters, dtype=dtype, device=device, cutoff_len=self.cutoff_len)
+        return load_scorer(self.model, adapters, dtype=dtype, device=device, cutoff_len=self.cutoff_len)
 
 
-def model_job(reward: RewardConfig, policy: ModelConfig, *, cutoff_len: int) -> ModelJob | None:
-    """What reward_model, its type and its adapters ask for; None where no trained reward model is named."""
+def model_job(reward: RewardConfig, policy: ModelConfig, adapter: AdapterConfig, *, cutoff_len: int) -> ModelJob | None:
+    """What reward_model, its type and its adapters ask for; None where no trained reward model is named.
+
+    Args: policy, adapter: what is trained. cutoff_len: tokens of the longest prompt with its answer.
+    """
     if reward.reward_model is None:
         return None
     match reward.reward_model_type:
         case "api":
             return None
         case "lora":
-            return ModelJob(policy, policy, (reward.reward_model,), cutoff_len)
+            return ModelJob(policy, policy, (reward.reward_model,), cutoff_len, adapter)
         case "full":
-            model = policy.model_copy(update={"model_name_or_path": reward.reward_model})
-            return ModelJob(policy, model, reward.reward_model_adapters, cutoff_len)
+            own = {"model_name_or_path": reward.reward_model, "model_revision": "main", "train_from_scratch": False}
+            return ModelJob(policy, policy.model_copy(update=own), reward.reward_model_adapters, cutoff_len)
 
 
 @dataclass(slots=True)

@@ -77,6 +77,8 @@ class RolloutRouter:
         self._served_at = time.monotonic()
         self._born = uuid.uuid4().hex
         self.newest: Refit = refit or Parcel()
+        self.awake = asyncio.Event()
+        self.awake.set()
 
     @ray.method(max_task_retries=-1)
     async def start(self, deadline: float) -> list[MemberView]:
@@ -129,6 +131,10 @@ class RolloutRouter:
     async def members(self) -> list[MemberView]:
         """The state of every replica."""
         return self.fleet.view()
+
+    async def rest(self, resting: bool) -> None:
+        """While resting, no engine is built or given weights: others have its memory. Whoever asks has deadlines."""
+        self.awake.clear() if resting else self.awake.set()
 
     def _begin(self) -> None:
         """Start the watches; the constructor has no event loop yet."""

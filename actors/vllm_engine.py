@@ -56,7 +56,8 @@ class FlatWeightEngine(WeightTransferEngine[FlatInit, FlatUpdate]):
 
     def start_weight_update(self) -> None:
         # Before the reload takes tied weights apart: a tied head is not loaded by itself.
-        self._wanted = {name for name, _ in self.model.named_parameters()}
+        # Beside adapters a layer's own weights are called base_layer, and load_weights leaves that out.
+        self._wanted = {name.replace(".base_layer.", ".") for name, _ in self.model.named_parameters()}
         initialize_layerwise_reload(self.model)
 
     def receive_weights(self, update_info: FlatUpdate) -> None:

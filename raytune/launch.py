@@ -10,10 +10,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from actors.autoscaling import adds_nodes
 from actors.cluster import connected, is_in_jobs_copy
 from actors.data import prepare_data
 from actors.group import TrainerGroup
-from actors.placement import Bundle, NodeShape, Plan, make_plan, room_beside, share_of_cpus
+from actors.placement import NodeShape, Plan, make_plan, share_of_cpus
 from actors.scheduler import nodes, release, reserve
 from raytune.config.checks.reinforcement import learns_from_answers
 from raytune.config.load import Resolved, dump
@@ -30,7 +31,7 @@ from raytune.engine.output import Decision, claim_output, decide_start, publish_
 from raytune.errors import TrainError
 from raytune.log import configure, get_logger
 from raytune.models.embedded import resolve_model_path
-from raytune.models.folder import adapter_path, check_config, check_weights
+from raytune.models.folder import adapter_path, check_config, check_weights, reward_folder
 from raytune.monitors.base import Entry
 from raytune.monitors.build import build_monitors
 from raytune.monitors.model_card import write_model_card
@@ -70,6 +71,10 @@ def train(resolved: Resolved) -> Summary:
             folder,
         )
     check_inputs(cfg)
+    if learns_from_answers(cfg):
+        from raytune import launch_rl
+
+        launch_rl.check(cfg)
     decision = decide_start(
         folder,
         identity_of(cfg),
@@ -102,6 +107,9 @@ def check_inputs(cfg: RunConfig) -> None:
     spells = None if template in (None, "auto") else read_template(str(template))
     for name in cfg.adapter.adapter_name_or_path:
         adapter_path(name, cfg.adapter.adapter_folder)
+    reward = cfg.reward
+    if learns_from_answers(cfg) and reward.reward_model is not None and reward.reward_model_type != "api":
+        reward_folder(reward.reward_model, reward.reward_model_type, reward.reward_model_adapters)
     model = cfg.model
     folder = resolve_model_path(
         model.model_name_or_path,
@@ -117,10 +125,10 @@ def check_inputs(cfg: RunConfig) -> None:
         check_vocabulary(spells, Path(folder))
 
 
-def plan_of(cfg: RunConfig, shapes: Sequence[NodeShape]) -> Plan:
+def plan_of(cfg: RunConfig, shapes: Sequence[NodeShape], *, grows: bool = False) -> Plan:
     """The bundles of a run on nodes of these shapes; GPUs are taken where there are any, unless `use_cpu`.
 
-    Without nodes: what the run needs at least.
+    Without nodes: what the run needs at least. Args: grows: an autoscaler may add nodes.
     """
     cluster = cfg.cluster
     gpus = cluster.gpus_per_worker
@@ -128,32 +136,29 @@ def plan_of(cfg: RunConfig, shapes: Sequence[NodeShape]) -> Plan:
         gpus = 1.0 if any(shape.gpus for shape in shapes) else 0.0
     if cluster.use_cpu:
         gpus = 0.0
-    others = _roles_beside(cfg, gpus=gpus > 0)
-    share = share_of_cpus(room_beside(shapes, others), num_ranks=cluster.num_workers, gpus_per_rank=gpus)
+    if learns_from_answers(cfg):
+        from raytune.launch_rl.bundles import plan_answers
+
+        return plan_answers(cfg, shapes, run=_run_name(cfg), gpus=gpus, grows=grows)
+    share = share_of_cpus(shapes, num_ranks=cluster.num_workers, gpus_per_rank=gpus)
     return make_plan(
         _run_name(cfg),
         num_ranks=cluster.num_workers,
         cpus_per_rank=cluster.cpus_per_worker or share,
         gpus_per_rank=gpus,
         priority=cluster.priority,
-        others=others,
     )
-
-
-def _roles_beside(cfg: RunConfig, *, gpus: bool) -> list[Bundle]:
-    """Rollout replicas and reward workers of a run that learns from its own answers."""
-    if not learns_from_answers(cfg):
-        return []
-    cpus, size = cfg.generation.rollout_cpus, 1.0 if gpus else 0.0
-    replicas = [Bundle("rollout", rank, cpus, size) for rank in range(cfg.generation.num_rollouts)]
-    return [*replicas, *(Bundle("reward", rank, 1.0, 0.0) for rank in range(cfg.generation.num_reward_workers))]
 
 
 def _run_answers(cfg: RunConfig, folder: Path, decision: Decision, interruption: "_Interruption") -> Summary:
     """A run that learns from its own answers, from the reservation to its result."""
     from raytune import launch_rl
 
-    plan = plan_of(cfg, nodes())
+    shapes = nodes()
+    plan = plan_of(cfg, shapes, grows=adds_nodes())
+    launch_rl.check_room(cfg, plan, shapes)
+    if plan.note is not None:
+        log.info("%s", plan.note)
     reservation = reserve(plan, timeout=cfg.cluster.placement_timeout)
     state = load_state(decision.checkpoint) if decision.checkpoint else TrainState()
 
@@ -178,7 +183,7 @@ def _run_answers(cfg: RunConfig, folder: Path, decision: Decision, interruption:
         release(reservation)
     if not finished:
         return Summary(folder, True, {})
-    results = {"train": _train_results(state, epoch=state.log_history[-1]["epoch"] if state.log_history else 0.0)}
+    results = _results(state, epoch=state.log_history[-1]["epoch"] if state.log_history else 0.0)
     write_results(folder, results)
     state.save(folder)
     if cfg.output.plot_loss:
@@ -276,7 +281,7 @@ def _train(
     if not finished:
         return Summary(folder, True, {})
     _publish(cfg, folder, group, checkpoints, state)
-    results = _results(state, plan)
+    results = _results(state, epoch=state.epoch(plan.num_rows))
     write_results(folder, results)
     state.save(folder)
     if cfg.output.plot_loss:
@@ -301,9 +306,9 @@ def _publish(
     checkpoints.sweep_staging()
 
 
-def _results(state: TrainState, plan: LoopPlan) -> dict[str, Entry]:
-    results = {"train": _train_results(state, epoch=state.epoch(plan.num_rows))}
-    evaluations = [entry for entry in state.log_history if "eval_loss" in entry]
+def _results(state: TrainState, *, epoch: float) -> dict[str, Entry]:
+    results = {"train": _train_results(state, epoch=epoch)}
+    evaluations = [entry for entry in state.log_history if "eval_runtime" in entry]
     if evaluations:
         results["eval"] = {key: value for key, value in evaluations[-1].items() if key.startswith(("eval_", "epoch"))}
     return results

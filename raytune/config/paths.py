@@ -14,6 +14,7 @@ def absolute_paths(cfg: RunConfig) -> RunConfig:
     output = cfg.output.output_dir
     if storage is not None and output is not None:
         output = str(Path(storage) / Path(output).expanduser())
+    reward = cfg.reward
     resume = cfg.output.resume_from_checkpoint
     changes = {
         "model": {"model_name_or_path": _if_there(cfg.model.model_name_or_path)},
@@ -26,6 +27,10 @@ def absolute_paths(cfg: RunConfig) -> RunConfig:
         },
         "dataio": {"data_cache_dir": _absolute(cfg.dataio.data_cache_dir)},
         "cluster": {"storage_path": storage},
+        "reward": {
+            "reward_model": None if reward.reward_model is None else _if_there(reward.reward_model),
+            "reward_model_adapters": tuple(map(_if_there, reward.reward_model_adapters)),
+        },
         "output": {
             "output_dir": _absolute(output),
             "logging_dir": _absolute(cfg.output.logging_dir),

@@ -25,6 +25,10 @@ class PolicyConfig(Group):
     """System whose numbers are kept where systems differ in the same formula."""
     advantage: Advantage = "gae"
     """What a reward is compared with: a critic (gae), by default in grpo the prompt's other answers (group)."""
+    critic: Literal["shared", "own"] = "shared"
+    """Whether the critic is a head on the policy's trunk, or a model of its own, begun as the reward model (gae)."""
+    critic_learning_rate: float | None = Field(None, gt=0)
+    """Learning rate of a critic of its own; null is learning_rate."""
     ratio_level: Literal["token", "sequence"] = "token"
     """Whether the probability ratio is that of a token or of a whole answer (GSPO)."""
     clip_type: Literal["ppo", "cispo"] = "ppo"

@@ -11,7 +11,7 @@ class RewardConfig(Group):
     reward_funcs: Names = ()
     """Functions that score answers: built-in names, package.module:function or file.py:function."""
     reward_weights: Floats = ()
-    """Weight of each function in the sum, in their order, an api's last; none is 1 each, 0 only watches."""
+    """Weight of each function in the sum, in their order, the reward model's last; none is 1 each, 0 only watches."""
     reward_time_limit: float = Field(60.0, gt=0)
     """Seconds a function may take for a batch before its answers count as unscorable."""
     reward_answer_column: str = "solution"
@@ -39,10 +39,10 @@ class RewardConfig(Group):
     judge_score_regex: str = r"(?i)score\W+?(-?\d+(?:\.\d+)?)"
     """Pattern whose only group is the score; the last match in the reply counts (judge)."""
     reward_model: str | None = None
-    """Reward model: a path, a hub id, or a URL with reward_model_type api."""
-    reward_model_type: Annotated[Literal["lora", "full", "api"], NotBuilt(("full",))] = "lora"
-    """Whether it is an adapter, a whole model or a server."""
-    reward_model_adapters: Annotated[Names, NotBuilt()] = ()
-    """Adapters of the reward model."""
+    """Reward model: the output_dir of stage rm, a hub id, or a URL with reward_model_type api."""
+    reward_model_type: Literal["lora", "full", "api"] = "lora"
+    """Whether it is an adapter of model_name_or_path, a whole model or a server."""
+    reward_model_adapters: Names = ()
+    """Adapters on a whole reward model; the last one has the value head."""
     reward_model_quantization_bit: Annotated[int | None, NotBuilt()] = Field(None, ge=1, le=8)
     """Bits per weight of the reward model."""

@@ -151,15 +151,19 @@ def _cheapest_chunks(by_length: Indices, lengths: Indices, max_tokens: int, fixe
     """
     num_rows = len(by_length)
     widths = np.maximum(-(-lengths[by_length] // PAD_MULTIPLE) * PAD_MULTIPLE, 1)
-    cost = np.zeros(num_rows + 1)
+    # What a cut at i costs without the part that grows with the end: cost[i] - width(i) * i.
+    base = np.zeros(num_rows, dtype=np.int64)
     cut = np.zeros(num_rows + 1, dtype=np.int64)
+    first, cost = 0, 0
     for end in range(1, num_rows + 1):
-        starts = np.arange(max(end - _MAX_MICRO_ROWS, 0), end)
-        padded = widths[starts] * (end - starts)
-        fits = (padded <= max_tokens) | (starts == end - 1)
-        total = np.where(fits, cost[starts] + fixed_tokens + padded, np.inf)
-        best = int(np.argmin(total))
-        cost[end], cut[end] = total[best], starts[best]
+        last = end - 1
+        base[last] = cost - widths[last] * last
+        # Widths only shrink: a cut that leaves too many tokens for this end leaves too many for all later ones.
+        while first < last and (widths[first] * (end - first) > max_tokens or end - first > _MAX_MICRO_ROWS):
+            first += 1
+        totals = base[first:end] + widths[first:end] * end
+        best = int(totals.argmin())
+        cost, cut[end] = int(totals[best]) + fixed_tokens, first + best
     chunks = []
     end = num_rows
     while end > 0:

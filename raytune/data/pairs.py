@@ -32,20 +32,30 @@ def encode_pairs(
     Both answers follow the very same tokens: those that the chosen one was rendered with. Prompt and the longer answer
     share the `limit` tokens as in a supervised row, and both answers are cut alike.
 
+    An answer ends with its end token, as one that is drawn does, for its last token is scored; what a template writes
+    behind that (a line break) belongs to the next turn. LLaMA-Factory leaves it there.
+
     Args: limit: tokens that prompt and answer may have. counts: grows by "truncated", the pairs that lost tokens.
     Raises: DataError for a sample without a rejected answer.
     """
     chosen = _to_ids(samples, template, tokenizer)
     rejected = _to_ids([_other(sample) for sample in samples], template, tokenizer)
     end = [tokenizer.eos_token_id] if template.efficient_eos else []
+    stops = [] if template.compat else template.stop_token_ids(tokenizer)
     rows = []
     for (prompt, better), (_, worse) in zip(chosen, rejected, strict=True):
-        answers = (better + end, worse + end)
+        answers = (_ended(better + end, stops), _ended(worse + end, stops))
         longest = max(map(len, answers))
         kept_prompt, kept = split_budget(len(prompt), longest, limit)
         counts["truncated"] += kept_prompt < len(prompt) or kept < longest
         rows.append(_packed(prompt[:kept_prompt], [answer[:kept] for answer in answers]))
     return rows
+
+
+def _ended(answer: list[int], stops: Sequence[int]) -> list[int]:
+    """The answer up to its last end token, all of it where there is none."""
+    found = [place for place, token in enumerate(answer) if token in stops]
+    return answer[: found[-1] + 1] if found else answer
 
 
 def _packed(prompt: list[int], answers: Sequence[list[int]]) -> Encoded:

@@ -29,6 +29,8 @@ def identity_of(cfg: RunConfig) -> Identity:
     found["lr_scheduler_type"] = kind if kind in _FOLLOW_A_METRIC else "a function of the step"
     if kind in _FOLLOW_A_METRIC:
         keys.append("lr_scheduler_kwargs")
+    if flat["stage"] == "ppo":
+        keys.append("critic")
     match flat["finetuning_type"]:
         case "lora":
             keys += ["adapter_name_or_path", "create_new_adapter"]

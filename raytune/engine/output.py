@@ -201,7 +201,7 @@ def _clear(folder: Path) -> None:
 
 def publish_weights(source: Path, folder: Path) -> None:
     """Copy the model files of a checkpoint into `folder`, each one whole or not at all."""
-    new = {path.name for path in source.iterdir()} - _STATE_FILES
+    new = {path.name for path in source.iterdir() if path.is_file()} - _STATE_FILES
     for old in [path for pattern in _MODEL_FILES for path in folder.glob(pattern) if path.name not in new]:
         old.unlink()
     for path in sorted(source / name for name in new):

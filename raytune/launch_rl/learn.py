@@ -1,27 +1,33 @@
 """Builds the loop of a run from its config, and runs it with its monitors."""
 
 from contextlib import ExitStack, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from actors.policy import PolicyGroup
 from actors.transcripts import Transcriber
 from raytune.config.run import RunConfig
-from raytune.data.store import RowStore
 from raytune.engine.checkpoint import CheckpointStore
 from raytune.errors import PolicyLostError
 from raytune.launch_rl.roles import Ends, Roles
-from raytune.launch_rl.rollouts import sampling_of
+from raytune.launch_rl.rollouts import group_deadline, sampling_of
 from raytune.launch_rl.stalls import watchdog_of
-from raytune.monitors.build import build_monitors
+from raytune.launch_rl.turns import seams_of
+from raytune.monitors.build import build_monitors, tensorboard_folder
 from raytune.monitors.transcripts import TranscriptWriter
 from raytune.stages import grpo, ppo
 from raytune.stages.algorithm import Algorithm
+from raytune.stages.answerable import PromptRows
+from raytune.stages.critic import CRITIC, PolicyWithCritic
 from raytune.stages.experience import teaches
+from raytune.stages.interfaces import Policy, Rollouts
 from raytune.stages.prompts import PromptCursor, PromptSource, prompt_limit
 from raytune.stages.recovery import Recovery
 from raytune.stages.reinforce import ReinforceLoop, ReinforcePlan
 from raytune.stages.state import TrainState
+from raytune.stages.turns import Turns
+from raytune.stages.validation import Validation
 
 
 def learn(
@@ -39,32 +45,37 @@ def learn(
     Args: start: the checkpoint that the ranks began with.
     """
     total = roles.total_steps
+    learner = roles.policy if roles.critic is None else PolicyWithCritic(roles.policy, roles.critic)
+    seams = seams_of(roles, learner)
     monitors = build_monitors(cfg.output, folder, history=state.log_history, total_steps=total, done=state.step)
-    transcripts = Transcriber(
-        TranscriptWriter(folder, done=state.step), roles.rewards.decoder, every=cfg.rl.transcript_steps
-    )
+    writer = TranscriptWriter(folder, done=state.step, tensorboard=tensorboard_folder(cfg.output, folder))
+    transcripts = Transcriber(writer, roles.rewards.decoder, every=cfg.rl.transcript_steps)
 
     def rebuild(checkpoint: Path | None) -> None:
+        if seams.turns is not None:
+            seams.turns.begin_again()
         monitors.rewind(state.step, state.log_history)
         transcripts.rewind(state.step)
         roles.policy.rebuild(checkpoint)
+        if roles.critic is not None:
+            roles.critic.rebuild(None if checkpoint is None else checkpoint / CRITIC)
         roles.weights.reopen(roles.policy.workers)
         roles.policy.relay_log()
 
     with ExitStack() as closing:
         closing.callback(monitors.finish)
         closing.callback(transcripts.finish)
-        watchdog = watchdog_of(cfg, folder)
+        watchdog = watchdog_of(folder, ranks=roles.policy.timeout, rollout=group_deadline(cfg))
         closing.callback(watchdog.close)
         ends.save_from_now_on()
         loop = ReinforceLoop(
-            _plan(cfg, roles),
+            _plan(cfg, roles, algorithm),
             cfg.output,
             source=_source(cfg, roles.store, state),
-            rollouts=roles.rollouts,
-            policy=roles.policy,
-            weights=roles.weights,
-            experience=_experience(cfg, roles.policy, algorithm, state),
+            rollouts=seams.rollouts,
+            policy=seams.policy,
+            weights=seams.weights,
+            experience=_experience(cfg, seams.policy, algorithm, state),
             keeps=_keeps(cfg, algorithm),
             transcribe=transcripts,
             monitor=monitors,
@@ -73,17 +84,22 @@ def learn(
             interrupted=ends.interrupted,
             recovery=Recovery(rebuild, start, cfg.rl.max_rank_restarts),
             phase=watchdog.phase,
+            validation=_validation(cfg, roles, seams.rollouts),
         )
-        finished = _finish(loop, roles.policy, checkpoints, ends)
+        finished = _finish(loop, roles.policy, seams.turns, checkpoints, ends)
         with suppress(PolicyLostError):
             roles.policy.relay_log()
         return finished
 
 
-def _finish(loop: ReinforceLoop, policy: PolicyGroup, checkpoints: CheckpointStore, ends: Ends) -> bool:
+def _finish(
+    loop: ReinforceLoop, policy: PolicyGroup, turns: Turns | None, checkpoints: CheckpointStore, ends: Ends
+) -> bool:
     """Run to the end. Ranks that are lost with weights which nobody has saved learn them anew."""
     while loop.run():
         try:
+            if turns is not None:
+                turns.learn()
             ends.publish(policy, checkpoints)
             return True
         except PolicyLostError as lost:
@@ -91,20 +107,38 @@ def _finish(loop: ReinforceLoop, policy: PolicyGroup, checkpoints: CheckpointSto
     return False
 
 
-def _plan(cfg: RunConfig, roles: Roles) -> ReinforcePlan:
+def _plan(cfg: RunConfig, roles: Roles, algorithm: Algorithm) -> ReinforcePlan:
     return ReinforcePlan(
         roles.total_steps,
         roles.prompts_per_step,
-        cfg.rl.num_generations,
+        roles.group_size,
         len(roles.store),
-        sampling_of(cfg),
+        sampling_of(cfg, roles.stop_ids),
         max_staleness=cfg.generation.max_staleness,
         max_rounds=cfg.rl.max_sampling_rounds,
-        timeout=cfg.generation.rollout_timeout,
+        timeout=group_deadline(cfg),
+        algorithm=algorithm.numbers(),
     )
 
 
-def _source(cfg: RunConfig, store: RowStore, state: TrainState) -> PromptSource:
+def _validation(cfg: RunConfig, roles: Roles, rollouts: Rollouts) -> Validation | None:
+    if not roles.held_out:
+        return None
+    evaluation = cfg.evaluation
+    drawn = sampling_of(cfg, roles.stop_ids)
+    hotter = evaluation.eval_temperature
+    return Validation(
+        evaluation,
+        rollouts,
+        roles.held_out,
+        drawn if hotter is None else replace(drawn, temperature=hotter),
+        evaluation.eval_num_generations,
+        every=evaluation.eval_steps or cfg.output.logging_steps,
+        timeout=group_deadline(cfg),
+    )
+
+
+def _source(cfg: RunConfig, store: PromptRows, state: TrainState) -> PromptSource:
     number, again = state.prompts
     return PromptSource(
         store,
@@ -115,7 +149,7 @@ def _source(cfg: RunConfig, store: RowStore, state: TrainState) -> PromptSource:
     )
 
 
-def _experience(cfg: RunConfig, policy: PolicyGroup, algorithm: Algorithm, state: TrainState) -> Any:
+def _experience(cfg: RunConfig, policy: Policy, algorithm: Algorithm, state: TrainState) -> Any:
     if cfg.train.stage == "grpo":
         return grpo.build_experience(policy, algorithm.estimator, kl=algorithm.kl)
     target = cfg.rl.ppo_target if algorithm.estimator.kl_coef else None

@@ -13,10 +13,12 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from actors.gather import Gatherer
 from actors.policy import PolicyGroup
 from actors.reward import RewardPool
+from actors.sleepers import ReplicaSleepers
 from actors.weights import WeightPublisher
-from raytune.data.store import RowStore
 from raytune.engine.checkpoint import CheckpointStore
 from raytune.errors import RaytuneError, RolloutError
+from raytune.stages.answerable import PromptRows
+from raytune.stages.samples import Prompt
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,15 +37,20 @@ class Ends:
 
 @dataclass
 class Roles:
-    """The actors of a run and the sizes they agreed on."""
+    """The actors of a run and the sizes they agreed on. sleepers: replicas that take turns with the ranks."""
 
     policy: PolicyGroup
+    critic: PolicyGroup | None
     rewards: RewardPool
     rollouts: Gatherer
     weights: WeightPublisher
-    store: RowStore
+    sleepers: ReplicaSleepers | None
+    store: PromptRows
     total_steps: int
     prompts_per_step: int
+    group_size: int
+    stop_ids: tuple[int, ...]
+    held_out: list[Prompt]
 
 
 def place(placement: PlacementGroup, index: int) -> PlacementGroupSchedulingStrategy:

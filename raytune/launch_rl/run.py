@@ -7,6 +7,7 @@ import time
 import uuid
 from contextlib import ExitStack
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from ray.util.placement_group import PlacementGroup
 
@@ -25,17 +26,24 @@ from raytune.data.store import RowStore
 from raytune.engine.checkpoint import CheckpointStore, write_json
 from raytune.errors import DataError
 from raytune.launch_rl.learn import learn
-from raytune.launch_rl.rewards import start_rewards
+from raytune.launch_rl.rewards import start_model, start_rewards, wait_for_models
 from raytune.launch_rl.roles import Ends, Roles, kill, wait_for
-from raytune.launch_rl.rollouts import rollout_dtype, start_replicas
+from raytune.launch_rl.rollouts import adapter_rank, rollout_dtype, router_limits, start_deadline, start_replicas
+from raytune.launch_rl.turns import put_to_sleep
+from raytune.launch_rl.window import window_of
 from raytune.log import get_logger
 from raytune.stages.algorithm import algorithm_of
-from raytune.stages.prompts import planned_steps
+from raytune.stages.answerable import PromptRows, answerable
+from raytune.stages.critic import CRITIC, critic_config
+from raytune.stages.prompts import held_out_prompts, planned_steps
+from raytune.stages.reinforce import ALGORITHM
 from raytune.stages.state import TrainState
+
+if TYPE_CHECKING:
+    from raytune.stages.policy_rank import PolicyFacts
 
 log = get_logger(__name__)
 
-ALGORITHM = "algorithm.json"
 # Beyond the router's own deadline, for its answer to arrive.
 _GRACE = 10.0
 
@@ -57,17 +65,14 @@ def run(
     with ExitStack() as closing:
         stacks.register("driver")
         closing.callback(stacks.unregister)
-        policy = PolicyGroup(
-            cfg,
-            plan,
-            placement,
-            algorithm.learn,
-            shared=shared,
-            epochs=cfg.rl.ppo_epochs,
-            minibatches=cfg.rl.num_mini_batches,
-        )
+        size = {"shared": shared, "epochs": cfg.rl.ppo_epochs, "minibatches": cfg.rl.num_mini_batches}
+        policy = PolicyGroup(cfg, plan, placement, algorithm.learn, **size)
         closing.callback(policy.shutdown)
-        roles = _start(cfg, plan, placement, policy, checkpoint, closing)
+        critic = None
+        if algorithm.critic is not None:
+            critic = PolicyGroup(critic_config(cfg), plan, placement, algorithm.critic, role=CRITIC, **size)
+            closing.callback(critic.shutdown)
+        roles = _start(cfg, plan, placement, policy, critic, checkpoint, closing)
         log.info("%s", algorithm.summary())
         log.info("ready after %.1f s", time.monotonic() - started)
         with ends.claim():
@@ -82,35 +87,70 @@ def _start(
     plan: Plan,
     placement: PlacementGroup,
     policy: PolicyGroup,
+    critic: PolicyGroup | None,
     checkpoint: Path | None,
     closing: ExitStack,
 ) -> Roles:
     """Start everything at once: ranks load the model while engines are built and data workers tokenise."""
     building = policy.build(checkpoint)
-    replicas = start_replicas(cfg, plan, placement)
+    critic_building = [] if critic is None else critic.build(None if checkpoint is None else checkpoint / CRITIC)
+    replicas = start_replicas(cfg, plan, placement, policy.threads)
     closing.callback(kill, replicas)
-    router = start_router(replicas, target=0)
+    router = start_router(replicas, target=0, limits=router_limits(cfg))
     closing.callback(kill, [router])
-    serving = router.start.remote(cfg.generation.rollout_start_timeout)
-    store = _prompts(prepare_data(cfg))
-    rewards = start_rewards(cfg, plan, placement, store)
+    serving = router.start.remote(start_deadline(cfg))
+    judge, judges = start_model(cfg, plan, placement)
+    closing.callback(kill, judges)
+    window = window_of(cfg)
+    store, held = _prompts(prepare_data(cfg), window)
+    rewards = start_rewards(cfg, plan, placement, [store, *held], judge)
     closing.callback(rewards.close)
     prompts_per_step = rows_per_step(cfg.train, cfg.cluster.num_workers) * cfg.rl.ppo_buffer_size
     total = planned_steps(cfg.train, len(store), prompts_per_step)
-    facts = policy.start_policy(
-        building,
-        total_steps=total * cfg.rl.ppo_epochs * cfg.rl.num_mini_batches,
-        longest=int(store.lengths.max()) + cfg.sampling.max_new_tokens,
-    )
+    updates = total * cfg.rl.ppo_epochs * cfg.rl.num_mini_batches
+    longest = min(int(store.lengths.max()) + cfg.sampling.max_new_tokens, window)
+    sleepers = None
+    if plan.colocated:
+        # The ranks take their devices only when the replicas have given them back.
+        _wait_for_replicas(cfg, serving)
+        sleepers = put_to_sleep(cfg, plan, replicas, router)
+    facts = policy.start_policy(building, total_steps=updates, longest=longest)
     policy.relay_log()
-    wait_for(serving, cfg.generation.rollout_start_timeout + _GRACE, "the rollout replicas to start")
-    settings = WeightSettings(uuid.uuid4().hex[:12], kind="merged", dtype=rollout_dtype(cfg))
-    weights = WeightPublisher(policy.workers, replicas, settings, router=router)
+    if critic is not None:
+        critic.start_policy(critic_building, total_steps=updates, longest=longest)
+    wait_for_models(judges)
+    if sleepers is None:
+        _wait_for_replicas(cfg, serving)
+    weights = WeightPublisher(policy.workers, replicas, _settings_of_weights(cfg, plan), router=router)
     closing.callback(weights.close)
+    _announce(cfg, plan, facts, len(store), prompts_per_step, total)
+    return Roles(
+        policy,
+        critic,
+        rewards,
+        Gatherer(router, rewards, on_router=weights.tell_router),
+        weights,
+        sleepers,
+        store,
+        total,
+        prompts_per_step,
+        group_size=cfg.rl.num_generations,
+        stop_ids=facts.stop_ids,
+        held_out=[prompt for one in held for prompt in held_out_prompts(one)],
+    )
+
+
+def _wait_for_replicas(cfg: RunConfig, serving: Any) -> None:
+    wait_for(serving, start_deadline(cfg) + _GRACE, "the rollout replicas to start")
+
+
+def _announce(
+    cfg: RunConfig, plan: Plan, facts: "PolicyFacts", num_prompts: int, prompts_per_step: int, total: int
+) -> None:
     log.info(
         "%s: %s prompts, %s x %s answers a step, %s steps; %s of %s parameters train; %s x %s on %s, %s x %s",
         cfg.train.stage,
-        len(store),
+        num_prompts,
         prompts_per_step,
         cfg.rl.num_generations,
         total,
@@ -120,13 +160,23 @@ def _start(
         cfg.cluster.num_workers,
         facts.device,
         "rollout replica",
-        cfg.generation.num_rollouts,
+        len(plan.of_role("rollout")),
     )
-    rollouts = Gatherer(router, rewards, on_router=weights.tell_router)
-    return Roles(policy, rewards, rollouts, weights, store, total, prompts_per_step)
 
 
-def _prompts(data: PreparedData) -> RowStore:
+def _settings_of_weights(cfg: RunConfig, plan: Plan) -> WeightSettings:
+    rank = adapter_rank(cfg, plan)
+    return WeightSettings(
+        uuid.uuid4().hex[:12],
+        kind="adapter" if rank else "merged",
+        dtype=rollout_dtype(cfg),
+        max_lora_rank=rank or None,
+    )
+
+
+def _prompts(data: PreparedData, window: int) -> tuple[PromptRows, list[PromptRows]]:
+    """The prompts to train on, and the held-out ones of each set."""
     if data.train is None:
         raise DataError("there are no prompts", fix="Set dataset.")
-    return RowStore.open(data.train)
+    held = [answerable(RowStore.open(path), window=window) for path in data.eval.values()]
+    return answerable(RowStore.open(data.train), window=window), held

@@ -4,7 +4,6 @@ import time
 from pathlib import Path
 
 from actors.stacks import collect
-from raytune.config.run import RunConfig
 from raytune.stages.watchdog import Watchdog
 
 FILE = "stacks.txt"
@@ -13,11 +12,10 @@ _PUBLISH_SECONDS = 600.0
 _RECOVERY_SECONDS = 3600.0
 
 
-def watchdog_of(cfg: RunConfig, folder: Path) -> Watchdog:
-    """Watches the phases of a step by the deadlines that their waits have."""
-    ranks = cfg.cluster.ddp_timeout
+def watchdog_of(folder: Path, *, ranks: float, rollout: float) -> Watchdog:
+    """Watches the phases of a step by the deadlines that their waits have, in seconds."""
     deadlines = {
-        "rollout": cfg.generation.rollout_timeout,
+        "rollout": rollout,
         "experience": ranks,
         "update": ranks,
         "publish": min(ranks, _PUBLISH_SECONDS),

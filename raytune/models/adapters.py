@@ -17,7 +17,7 @@ from raytune.config.adapter import AdapterConfig
 from raytune.errors import ModelError
 from raytune.log import get_logger
 from raytune.models.embedded import first_line
-from raytune.models.folder import adapter_path
+from raytune.models.folder import adapter_path, find_adapters
 from raytune.models.freeze import freeze_but_layers
 
 log = get_logger(__name__)
@@ -78,9 +78,8 @@ def merge(model: Any) -> Any:
 
 
 def _attach_lora(model: Any, cfg: AdapterConfig, *, is_trainable: bool, train_embeddings: bool) -> Any:
-    paths = [adapter_path(name, cfg.adapter_folder) for name in cfg.adapter_name_or_path]
-    resumed = paths.pop() if paths and not (is_trainable and cfg.create_new_adapter) else None
-    for path in paths:
+    merged, resumed = find_adapters(cfg, is_trainable=is_trainable)
+    for path in merged:
         model = merge(_load_adapter(model, path, is_trainable=False))
         log.info("merged adapter %s", path)
     if resumed is not None:

@@ -1,11 +1,15 @@
 """What has to lie in the folders of models and adapters; looked at without loading a library."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
+from raytune.config.adapter import AdapterConfig
 from raytune.errors import ModelError
 from raytune.models.embedded import folder_contents, resolve_model_path
 
 ADAPTER_CONFIG = "adapter_config.json"
+VALUE_HEAD = "value_head.safetensors"
 WEIGHT_FILES = (
     "model.safetensors",
     "model.safetensors.index.json",
@@ -63,6 +67,40 @@ def adapter_path(name: str, subfolder: str | None = None) -> Path:
         if checkpoints
         else "Give the output_dir of a lora run, or one of its checkpoints.",
     )
+
+
+def find_adapters(cfg: AdapterConfig, *, is_trainable: bool = True) -> tuple[list[Path], Path | None]:
+    """Folders of the adapters that become part of the base, and of the one that goes on. Raises ModelError."""
+    paths = [adapter_path(name, cfg.adapter_folder) for name in cfg.adapter_name_or_path]
+    goes_on = bool(paths) and not (is_trainable and cfg.create_new_adapter)
+    return (paths[:-1], paths[-1]) if goes_on else (paths, None)
+
+
+def reward_folder(name: str, kind: Literal["lora", "full"], adapters: Sequence[str] = ()) -> Path:
+    """Return the folder with a reward model's value head: that of its last adapter, or the model's.
+
+    Args: name, kind, adapters: reward_model, its type and its adapters.
+    Raises: ModelError for what stage rm has not saved, or has saved in the other form.
+    """
+    folder = Path(resolve_model_path(name))
+    has_adapter, has_model = ((folder / file).is_file() for file in (ADAPTER_CONFIG, "config.json"))
+    if kind == "lora" and not has_adapter and has_model:
+        raise ModelError(
+            f"the reward model '{folder}' is a whole model, and reward_model_type is lora",
+            fix="Set reward_model_type: full.",
+        )
+    if kind == "full" and has_adapter and not has_model:
+        raise ModelError(
+            f"the reward model '{folder}' is an adapter, and reward_model_type is full",
+            fix="Set reward_model_type: lora, or name its base in reward_model and the adapter in "
+            "reward_model_adapters.",
+        )
+    source = adapter_path(adapters[-1]) if adapters else folder
+    if not (source / VALUE_HEAD).is_file():
+        raise ModelError(
+            f"'{source}' is no reward model: it has no {VALUE_HEAD}", fix="Name the output_dir of a run of stage rm."
+        )
+    return source
 
 
 def _size(path: str, name: str) -> int:

@@ -1,6 +1,7 @@
 """The policy before training: what its log-probs are compared with.
 
-A LoRA run has it inside: the base without its adapter. Others keep a frozen copy.
+A run that trains a new adapter has it inside: the base without it. Others keep a frozen copy, those that go on with an
+adapter too: without it the base is not what they began as.
 """
 
 from collections.abc import Iterator
@@ -10,7 +11,9 @@ from typing import Any
 import torch
 from peft import PeftModel
 
+from raytune.config.adapter import AdapterConfig
 from raytune.config.model import ModelConfig
+from raytune.models.adapters import attach
 from raytune.models.loader import load_model
 
 
@@ -29,9 +32,12 @@ def without_adapter(model: PeftModel) -> Iterator[None]:
             param.requires_grad_(wanted)
 
 
-def frozen_copy(cfg: ModelConfig, *, dtype: torch.dtype, cutoff_len: int, attention: str) -> Any:
-    """Load the model that a run started from once more, for use alone. Args: attention: of the one that trains."""
+def frozen_copy(
+    cfg: ModelConfig, adapter: AdapterConfig, *, dtype: torch.dtype, cutoff_len: int, attention: str
+) -> Any:
+    """Load what a run started from once more, for use alone. Args: attention: of the one that trains."""
     model = load_model(cfg, dtype=dtype, cutoff_len=cutoff_len)
+    model = attach(model, adapter, trainable_dtype=dtype, is_trainable=False)
     model.requires_grad_(False)
     model.set_attn_implementation(attention)
     return model.eval()

@@ -16,7 +16,7 @@ from raytune.models.embedded import resolve_model_path
 from raytune.models.folder import adapter_path
 from raytune.models.loader import load_model
 from raytune.models.logprobs import label_outputs
-from raytune.models.tokenizer import load_tokenizer
+from raytune.models.tokenizer import has_tokenizer, load_tokenizer
 from raytune.models.values import FILE, ValueHead, load_value_head
 from raytune.types import IGNORE_INDEX
 
@@ -96,10 +96,18 @@ def load_scorer(
     return RewardScorer(model, head, device=device or torch.device("cpu"), max_tokens=max_tokens)
 
 
-def check_same_tokenizer(policy: ModelConfig, reward: ModelConfig) -> None:
-    """A reward model reads the policy's token ids. Raises ModelError when those mean other texts to it."""
-    ours, theirs = load_tokenizer(policy), load_tokenizer(reward)
-    if ours.get_vocab() != theirs.get_vocab():
+def check_same_tokenizer(policy: ModelConfig, reward: ModelConfig, adapters: Sequence[str] = ()) -> None:
+    """A reward model reads the policy's token ids. Raises ModelError when those mean other texts to it.
+
+    Args: adapters: folders of the reward model's; the tokenizer that the last one was trained with counts, if it is
+    there.
+    """
+    folder = Path(adapters[-1]) if adapters else None
+    if folder is not None and has_tokenizer(folder):
+        reward = reward.model_copy(update={"model_name_or_path": str(folder)})
+    if reward == policy:
+        return
+    if load_tokenizer(policy).get_vocab() != load_tokenizer(reward).get_vocab():
         raise ModelError(
             f"the reward model {reward.model_name_or_path} has another tokenizer than {policy.model_name_or_path}",
             fix="Train a reward model on the policy's model, or serve this one with reward_model_type: api.",

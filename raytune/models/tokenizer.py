@@ -1,5 +1,6 @@
 """The tokenizer of a model, with the tokens that the user adds."""
 
+from pathlib import Path
 from typing import Any
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
@@ -12,6 +13,11 @@ from raytune.models.embedded import first_line, folder_contents, resolve_model_p
 log = get_logger(__name__)
 
 _VOCABULARY_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "tekken.json")
+
+
+def has_tokenizer(folder: Path) -> bool:
+    """Whether a tokenizer's vocabulary lies in a folder."""
+    return any(name.endswith(_VOCABULARY_FILES) for name in folder_contents(folder))
 
 
 def load_tokenizer(cfg: ModelConfig) -> PreTrainedTokenizerBase:

@@ -17,9 +17,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from raytune.errors import ModelError
+from raytune.models.folder import VALUE_HEAD
 
 CHILD = "v_head"
-FILE = "value_head.safetensors"
+FILE = VALUE_HEAD
 _WEIGHT, _BIAS = f"{CHILD}.summary.weight", f"{CHILD}.summary.bias"
 
 

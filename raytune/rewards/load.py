@@ -38,7 +38,7 @@ def load_rewards(
     with these columns, a setting that it needs, weights of another number. RewardUnavailable from `code`.
     """
     specs = listed(cfg)
-    weights = _weights(cfg, specs)
+    weights = weights_of(cfg, specs)
     have = None if columns is None else {*ALWAYS, *columns}
     names = _names(specs)
     calls = [load_function(spec, cfg, have, max_length) for spec in specs]
@@ -48,7 +48,8 @@ def load_rewards(
     ]
 
 
-def _weights(cfg: RewardConfig, specs: Sequence[str]) -> tuple[float, ...]:
+def weights_of(cfg: RewardConfig, specs: Sequence[str]) -> tuple[float, ...]:
+    """The weight of each of the functions; 1 where none is given. Errors: ConfigError for another number of them."""
     weights = cfg.reward_weights or (1.0,) * len(specs)
     if len(weights) != len(specs):
         raise ConfigError(

@@ -16,6 +16,7 @@ from raytune.stages.policy_loss import LearnRule
 @dataclass(frozen=True, slots=True)
 class Algorithm:
     """Args: estimator: of advantages. kl: estimator of the divergence, wherever it enters. learn: what ranks do.
+    critic: what those of a critic of its own do.
 
     Example: algorithm_of(cfg).estimator.kind == "group"
     """
@@ -23,6 +24,7 @@ class Algorithm:
     estimator: EstimatorRule
     kl: KLRule
     learn: LearnRule
+    critic: LearnRule | None = None
 
     def numbers(self) -> Mapping[str, Any]:
         """Every number by name."""
@@ -33,6 +35,7 @@ class Algorithm:
         learn, policy = self.learn, self.learn.policy
         parts = [
             f"advantage {self.estimator.kind}",
+            *(["critic of its own"] if self.critic else ["critic on the policy's trunk"] if learn.has_critic else []),
             f"ratio {policy.ratio}",
             f"clip {policy.clip} {_bound(policy.clip_low)} {_bound(policy.clip_high)}",
             f"loss per {learn.aggregation}",
@@ -50,7 +53,7 @@ class Algorithm:
 def algorithm_of(cfg: RunConfig) -> Algorithm:
     """The rules of a run of ppo or grpo."""
     dialect = DIALECTS[cfg.policy.rl_compat]
-    critic = cfg.policy.advantage == "gae"
+    shared, own = (cfg.policy.advantage == "gae" and cfg.policy.critic == kind for kind in ("shared", "own"))
     in_reward = cfg.policy.kl_in_reward
     # As a fine on rewards the plain log ratio is unbiased; the other estimators are made to be differentiated.
     kl = kl_rule(dialect, coef=cfg.rl.kl_coef, estimator=cfg.policy.kl_estimator or ("k1" if in_reward else None))
@@ -64,7 +67,7 @@ def algorithm_of(cfg: RunConfig) -> Algorithm:
         whiten_flat=dialect.whiten_flat,
     )
     learn = LearnRule(
-        role="actor_critic" if critic else "policy",
+        role="actor_critic" if shared else "policy",
         policy=_policy(cfg, dialect),
         kl=None if in_reward else kl,
         corrections=_corrections(cfg, dialect),
@@ -74,7 +77,8 @@ def algorithm_of(cfg: RunConfig) -> Algorithm:
         value_coef=cfg.rl.vf_coef,
         value_clip=cfg.rl.value_clip,
     )
-    return Algorithm(estimator, kl, learn)
+    critic = replace(learn, role="critic", kl=None, corrections=(), reference=False) if own else None
+    return Algorithm(estimator, kl, learn, critic)
 
 
 def _policy(cfg: RunConfig, dialect: Dialect) -> Any:

@@ -6,7 +6,10 @@ samples -> both tell their numbers -> both learn -> the policy's result with the
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+from raytune.config.run import RunConfig
+from raytune.models.folder import find_adapters
 from raytune.stages.interfaces import Policy, PolicyResult, PolicySample, TokenNumbers
 
 CRITIC = "critic"
@@ -34,3 +37,36 @@ class PolicyWithCritic:
         self.policy.save(folder, with_state=with_state)
         (folder / CRITIC).mkdir(exist_ok=True)
         self.critic.save(folder / CRITIC, with_state=with_state)
+
+
+def critic_config(cfg: RunConfig) -> RunConfig:
+    """The config of a run's critic of its own: what it begins from, and how fast it learns.
+
+    It begins as the trained reward model, trunk and head, for that has seen what is to be foretold; without one as the
+    policy's model with a head that says 0.
+    """
+    rate = cfg.policy.critic_learning_rate
+    changes = {
+        **_beginning(cfg),
+        "optim": cfg.optim if rate is None else cfg.optim.model_copy(update={"learning_rate": rate}),
+        # The policy's ranks meet there.
+        "cluster": cfg.cluster.model_copy(update={"master_port": None}),
+    }
+    return cfg.model_copy(update=changes)
+
+
+def _beginning(cfg: RunConfig) -> dict[str, Any]:
+    reward, adapter = cfg.reward, cfg.adapter
+    if reward.reward_model is None or reward.reward_model_type == "api":
+        return {}
+    names = reward.reward_model_adapters
+    model = cfg.model
+    if reward.reward_model_type == "lora":
+        merged, _ = find_adapters(adapter)
+        names = (*map(str, merged), reward.reward_model)
+    else:
+        own = {"model_name_or_path": reward.reward_model, "model_revision": "main", "train_from_scratch": False}
+        model = model.model_copy(update=own)
+    goes_on = {"adapter_name_or_path": names, "adapter_folder": None, "create_new_adapter": False}
+    method = {"finetuning_type": "lora"} if names else {}
+    return {"model": model, "adapter": adapter.model_copy(update=goes_on | method)}

@@ -13,12 +13,15 @@ import torch.distributed as dist
 from peft import PeftModel
 
 from raytune.config.run import RunConfig
+from raytune.data.inputs import DataOptions, ready_template
 from raytune.engine.base import Engine, NonFiniteGradient, StepStats
 from raytune.engine.build import compute_dtype
 from raytune.engine.frozen import FrozenModel
 from raytune.errors import TrainError
+from raytune.losses.mismatch import mismatch_metrics
 from raytune.losses.reduce import MetricSums, merge
 from raytune.losses.sequences import normaliser
+from raytune.models.folder import find_adapters
 from raytune.models.loader import count_parameters
 from raytune.models.reference import frozen_copy, without_adapter
 from raytune.stages.build import (
@@ -30,6 +33,7 @@ from raytune.stages.build import (
     freeze_output_head,
     largest_batch,
     order_seed,
+    seed_all,
     seed_step,
     set_checkpointing,
 )
@@ -39,15 +43,19 @@ from raytune.stages.policy_loss import LearnRule, build_loss, logprobs_of, value
 from raytune.stages.policy_plan import Share
 from raytune.stages.weights import load_engine_state, save_rank
 
+# One answer in so many tells the divergence where nothing but the log asks for it: about 4 % of an update's time.
+_SAMPLED = 8
+
 
 # Made by PolicyRank, read by actors.group and raytune.launch.
 @dataclass(frozen=True, slots=True)
 class PolicyFacts:
     """What the driver says of the model and plans by.
 
-    joined, fixed_tokens, max_tokens: sizes of micro-batches, as in Cut. seed: of the order of answers.
+    joined, fixed_tokens, max_tokens: sizes of micro-batches, as in Cut. seed: of the order of answers. stop_ids: tokens
+    that end an answer, by the template.
 
-    Example: PolicyFacts(2442240, 136957248, "single", "cpu", False, True, 50, max_tokens=4096, seed=42)
+    Example: PolicyFacts(2442240, 136957248, "single", "cpu", False, True, 50, max_tokens=4096, seed=42, stop_ids=(2,))
     """
 
     num_trainable: int
@@ -59,6 +67,7 @@ class PolicyFacts:
     fixed_tokens: int
     max_tokens: int
     seed: int
+    stop_ids: tuple[int, ...]
 
 
 # Made by PolicyRank, added up over ranks by actors.group.
@@ -114,7 +123,7 @@ class PolicyRank:
         largest = largest_batch(self.cfg, longest)
         checkpointing = set_checkpointing(self.cfg, self.model, self.device, tokens=largest)
         num_trainable, num_parameters = count_parameters(self.model)
-        if self._wants_reference() and not isinstance(self.model, PeftModel):
+        if self._wants_reference() and not self._began_as_base():
             self._load_reference()
         self.engine: Engine = build_engine(
             self.cfg, self.engine_name, self.built, total_steps=total_steps, device=self.device, ranks=self.world_size
@@ -131,6 +140,7 @@ class PolicyRank:
             fixed_tokens=FIXED_TOKENS[self.device.type],
             max_tokens=largest,
             seed=order_seed(self.cfg),
+            stop_ids=tuple(ready_template(DataOptions.of(self.cfg), self.tokenizer).stop_token_ids(self.tokenizer)),
         )
 
     def values(self, share: Share) -> list[TokenNumbers]:
@@ -153,6 +163,7 @@ class PolicyRank:
         micros = self._micros(share)
         counts = self._token_counts(micros)
         known = self._before(share, micros)
+        divergence = self._sampled_divergence(share)
         totals: list[MetricSums] = []
         for visit in share.visits:
             divisor = normaliser(
@@ -161,9 +172,10 @@ class PolicyRank:
             stats, total = self._step(step, micros[visit], known[visit], 1.0 / divisor)
             totals.append(total)
         all_steps = merge(totals)
+        strayed = {} if divergence is None else {"kl": divergence * all_steps.count}
         return UpdateSums(
             loss=float(totals[-1].loss) / divisor,
-            sums={name: float(value) for name, value in all_steps.sums.items()},
+            sums={name: float(value) for name, value in all_steps.sums.items()} | strayed,
             maxima={name: float(value) for name, value in all_steps.maxima.items()},
             count=all_steps.count,
             num_tokens=sum(micro.num_tokens for mini in micros for micro in mini),
@@ -247,12 +259,37 @@ class PolicyRank:
         with self.reference.in_use(), torch.no_grad():
             return [logprobs_of(self.reference, micro) for micro in micros]
 
+    def _sampled_divergence(self, share: Share) -> float | None:
+        """How far the policy that drew has strayed from the reference, in nats a token, by some of the answers.
+
+        None where the reference is asked for anyway, or is none. Collective: every rank does one forward pass.
+        """
+        if self._wants_reference() or self.rule.role == "critic" or not isinstance(self.model, PeftModel):
+            return None
+        part = next((part for mini in share.micro for part in mini if part), ())[::_SAMPLED]
+        micro = make_micro(
+            [share.samples[number] for number in part],
+            pad_id=self.tokenizer.pad_token_id,
+            joined=self.joined,
+            device=self.device,
+        )
+        (reference,) = self._each_of_reference([micro])
+        gaps, _ = mismatch_metrics(reference, micro.rollout_logprobs)
+        return float(gaps["mismatch_k3"]) / max(len(micro.ids), 1)
+
     def _wants_reference(self) -> bool:
         return (self.rule.reference or self.rule.kl_in_loss) and self.rule.role != "critic"
 
+    def _began_as_base(self) -> bool:
+        """Whether the policy without its adapter is what the run started from."""
+        return isinstance(self.model, PeftModel) and find_adapters(self.cfg.adapter)[1] is None
+
     def _load_reference(self) -> None:
+        # What loading draws at random (a grown vocabulary), the policy's loading has drawn from this seed.
+        seed_all(self.cfg.train.seed)
         model = frozen_copy(
             self.cfg.model,
+            self.cfg.adapter,
             dtype=compute_dtype(self.cfg.precision),
             cutoff_len=self.cfg.data.cutoff_len,
             attention=self.model.config._attn_implementation,

@@ -9,8 +9,8 @@ import numpy as np
 
 from raytune.config.train import TrainConfig
 from raytune.data.batches import Indices, epoch_order
-from raytune.data.store import RowStore
 from raytune.errors import DataError
+from raytune.stages.answerable import PromptRows
 from raytune.stages.samples import Prompt
 
 HELD_OUT = 1 << 40
@@ -42,7 +42,7 @@ class PromptSource:
 
     def __init__(
         self,
-        store: RowStore,
+        store: PromptRows,
         *,
         seed: int,
         limit: int | None = None,
@@ -114,7 +114,7 @@ class PromptSource:
 class _Orders:
     """The order of each epoch; the last two are kept, for a batch may lie across their border."""
 
-    def __init__(self, store: RowStore, *, seed: int, shuffle: bool) -> None:
+    def __init__(self, store: PromptRows, *, seed: int, shuffle: bool) -> None:
         self._lengths = store.lengths
         self._seed = seed
         self._shuffle = shuffle
@@ -127,12 +127,12 @@ class _Orders:
         return epoch_order(self._lengths, epoch=epoch, seed=self._seed, shuffle=self._shuffle)
 
 
-def read_prompt(store: RowStore, number: int, row: int) -> Prompt:
+def read_prompt(store: PromptRows, number: int, row: int) -> Prompt:
     """Row `row` of a set as prompt `number`; its ids are a copy, which outlives the file's map."""
     return Prompt(number, row, np.array(store.row(row)["input_ids"], dtype=np.int32), store.columns(row))
 
 
-def held_out_prompts(store: RowStore, *, limit: int | None = None) -> list[Prompt]:
+def held_out_prompts(store: PromptRows, *, limit: int | None = None) -> list[Prompt]:
     """The prompts of a validation set in its order, at most `limit`; each evaluation asks the same under the same
     numbers, so that it draws the same seeds."""
     rows = range(len(store) if limit is None else min(limit, len(store)))

@@ -20,6 +20,7 @@ from actors.fleet import FleetPolicy, MemberView, State
 from actors.rollout import RouterLimits, start_router
 from actors.rollout_replica import Health, ReplicaSettings, start_replica
 from actors.rollout_vllm import VllmReplica, vllm_env
+from actors.sleepers import ReplicaSleepers
 from actors.weights import WeightPublisher
 from actors.weights_messages import WeightSettings
 from raytune.models.adapter_file import gather_adapter, write_adapter
@@ -127,6 +128,19 @@ def test_answers_depend_on_their_seeds_alone(fleet: Fleet) -> None:
     assert first == second
     assert len({tuple(ids) for ids in first}) == 4
     assert [one.ids.tolist() for one in fleet.draw(4, sampling).completions] != first
+
+
+def test_engines_that_sleep_draw_on_once_they_have_weights_and_caches(fleet: Fleet) -> None:
+    sleepers = ReplicaSleepers(fleet.replicas, fleet.router, level=1, gpus=False, deadline=60.0)
+    sampling = Sampling(max_new_tokens=24, seed=9)
+    before = fleet.draw(8, sampling)
+    sleepers.sleep()
+    asked = fleet.router.generate.remote(before.prompt, sampling, 4)
+    sleepers.wake("weights")
+    assert not ray.wait([asked], timeout=1.0)[0]
+    sleepers.wake("kv_cache")
+    after = ray.get(asked, timeout=DEADLINE)
+    assert [one.ids.tolist() for one in after.completions] == [one.ids.tolist() for one in before.completions]
 
 
 def test_answers_end_at_stop_tokens_and_stop_strings_which_they_contain(fleet: Fleet) -> None:

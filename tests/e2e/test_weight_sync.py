@@ -189,3 +189,16 @@ def test_each_version_of_an_adapter_answers_as_the_trainer_does(home: Path) -> N
         assert len(list(folder.glob("adapter-*"))) == settings.kept_adapters
         publisher.close()
     assert not folder.exists()
+
+
+def test_whole_weights_reach_an_engine_that_is_built_for_adapters(home: Path) -> None:
+    rank: Any = ray.remote(TinyRank).options(num_cpus=1).remote()
+    settings = WeightSettings(f"test-whole-{home.parent.name}", kind="merged", dtype="float32")
+    with vllm_replica(home / "model", home, lora_rank=8) as replica:
+        publisher = WeightPublisher([rank], [replica], settings)
+        pair = Pair(rank, replica, publisher)
+        pair.become(5, version=1)
+        tokens, logprobs, _, _ = pair.answer(SHORT)
+        expected = ray.get(rank.logprobs.remote(SHORT + tokens), timeout=DEADLINE)[len(SHORT) - 1 :]
+        np.testing.assert_allclose(logprobs, expected, atol=2e-4)
+        publisher.close()

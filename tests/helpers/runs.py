@@ -46,6 +46,25 @@ def write_rows(folder: Path, *, num_rows: int = 24, name: str = "words") -> Path
     return folder
 
 
+def write_pairs(folder: Path, *, count: int) -> None:
+    """Pairs of which the polite answer was chosen, registered as `pairs`."""
+    rows = [
+        {
+            "conversations": [{"from": "human", "value": f"question {number}"}],
+            "chosen": {"from": "gpt", "value": "please" + "." * (number % 5)},
+            "rejected": {"from": "gpt", "value": "never" + "." * (number % 3)},
+        }
+        for number in range(count)
+    ]
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "pairs.json").write_text(json.dumps(rows))
+    columns = {"messages": "conversations", "chosen": "chosen", "rejected": "rejected"}
+    entry = {"file_name": "pairs.json", "ranking": True, "formatting": "sharegpt", "columns": columns}
+    info = folder / "dataset_info.json"
+    known = json.loads(info.read_text()) if info.exists() else {}
+    info.write_text(json.dumps({**known, "pairs": entry}))
+
+
 def run_keys(folder: Path, **keys: Any) -> dict[str, Any]:
     """Flat keys of a short LoRA run in fp32 below `folder`; the model and the data are made on first use."""
     model = folder / "model"

@@ -1,7 +1,6 @@
 """`stage: rm` as a user runs it, on a real Ray: the reward model learns which answers were chosen."""
 
 import json
-from pathlib import Path
 
 import pytest
 
@@ -9,26 +8,9 @@ from raytune.config.load import load_config
 from raytune.launch import train
 from raytune.models.scorer import load_scorer
 from raytune.models.tokenizer import load_tokenizer
-from tests.helpers.runs import run_keys
+from tests.helpers.runs import run_keys, write_pairs
 
 pytestmark = pytest.mark.usefixtures("ray_local")
-
-
-def write_pairs(folder: Path, *, count: int) -> None:
-    """Pairs of which the polite answer was chosen."""
-    rows = [
-        {
-            "conversations": [{"from": "human", "value": f"question {number}"}],
-            "chosen": {"from": "gpt", "value": "please" + "." * (number % 5)},
-            "rejected": {"from": "gpt", "value": "never" + "." * (number % 3)},
-        }
-        for number in range(count)
-    ]
-    folder.mkdir(parents=True)
-    (folder / "pairs.json").write_text(json.dumps(rows))
-    columns = {"messages": "conversations", "chosen": "chosen", "rejected": "rejected"}
-    entry = {"file_name": "pairs.json", "ranking": True, "formatting": "sharegpt", "columns": columns}
-    (folder / "dataset_info.json").write_text(json.dumps({"pairs": entry}))
 
 
 def test_a_reward_model_is_trained_evaluated_saved_and_used(tmp_path):

@@ -2,6 +2,7 @@
 
 import itertools
 import time
+from typing import Any
 
 import pytest
 import ray
@@ -23,7 +24,7 @@ class Stuck:
 
 
 def test_a_process_that_holds_the_interpreter_shows_where_it_is() -> None:
-    actor = ray.remote(Stuck).options(num_cpus=0).remote()
+    actor: Any = ray.remote(Stuck).options(num_cpus=0).remote()
     ray.get(actor.ready.remote(), timeout=60)
     actor.compute.remote()
     deadline = time.monotonic() + 60

@@ -5,6 +5,9 @@ from raytune.config.run import RunConfig
 
 GROUP_KINDS = ("group", "group_batch_std", "group_no_std", "leave_one_out", "rloo", "reinforce++_baseline")
 
+# What vLLM can be built for.
+ENGINE_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
+
 
 def learns_from_answers(config: RunConfig) -> bool:
     """Whether the stage draws answers and learns from their rewards."""
@@ -24,6 +27,13 @@ def grpo_has_no_critic(config: RunConfig) -> Broken | None:
     return broken(wrong, "advantage gae needs a critic, which stage grpo has not", "advantage", "stage", fix=fix)
 
 
+def own_critic_is_asked(config: RunConfig) -> Broken | None:
+    kind = config.policy.advantage
+    wrong = learns_from_answers(config) and config.policy.critic == "own" and kind != "gae"
+    what = f"critic own is trained for nothing: advantage {kind} asks no critic"
+    return broken(wrong, what, "critic", "advantage", fix="Use stage: ppo with advantage: gae, or leave critic out.")
+
+
 def answers_are_rewarded(config: RunConfig) -> Broken | None:
     reward = config.reward
     wrong = learns_from_answers(config) and not reward.reward_funcs and reward.reward_model is None
@@ -31,12 +41,13 @@ def answers_are_rewarded(config: RunConfig) -> Broken | None:
     return broken(wrong, f"stage {config.train.stage} has nothing that rewards answers", "stage", fix=fix)
 
 
-def reward_models_are_served(config: RunConfig) -> Broken | None:
+def reward_adapters_have_a_model(config: RunConfig) -> Broken | None:
     reward = config.reward
-    wrong = learns_from_answers(config) and reward.reward_model is not None and reward.reward_model_type != "api"
-    what = f"reward_model_type {reward.reward_model_type} is not built yet in stage {config.train.stage}"
-    fix = "Serve the reward model and set reward_model_type: api, or use reward_funcs."
-    return broken(wrong, what, "reward_model", "reward_model_type", fix=fix)
+    wrong = bool(reward.reward_model_adapters) and (reward.reward_model is None or reward.reward_model_type != "full")
+    what = "reward_model_adapters lie on a whole reward model"
+    keys = ("reward_model_adapters", "reward_model", "reward_model_type")
+    fix = "Name it in reward_model and set reward_model_type: full; a single adapter of the policy's model is lora."
+    return broken(wrong, what, *keys, fix=fix)
 
 
 def truncated_draws_have_no_ratio(config: RunConfig) -> Broken | None:
@@ -69,11 +80,94 @@ def dynamic_sampling_has_groups(config: RunConfig) -> Broken | None:
     return broken(wrong, what, "dynamic_sampling", "num_generations", fix="Set num_generations to 2 or more.")
 
 
+def turns_have_an_environment(config: RunConfig) -> Broken | None:
+    wrong = config.rl.environment is None and config.rl.max_turns != type(config.rl).model_fields["max_turns"].default
+    what = "max_turns counts turns with an environment, and there is none"
+    return broken(wrong, what, "max_turns", "environment", fix="Set environment.")
+
+
+def the_likeliest_answer_is_one(config: RunConfig) -> Broken | None:
+    evaluation = config.evaluation
+    wrong = evaluation.eval_temperature == 0 and evaluation.eval_num_generations > 1
+    what = f"eval_temperature 0 draws {evaluation.eval_num_generations} times the same answer"
+    keys = ("eval_temperature", "eval_num_generations")
+    return broken(wrong, what, *keys, fix="Set eval_num_generations: 1, or a temperature.")
+
+
+def held_out_prompts_are_one_set(config: RunConfig) -> Broken | None:
+    wrong = learns_from_answers(config) and config.dataio.eval_on_each_dataset
+    what = f"stage {config.train.stage} validates on all held-out prompts together"
+    return broken(wrong, what, "eval_on_each_dataset", "stage", fix="Leave eval_on_each_dataset out.")
+
+
+def rewards_say_what_is_best(config: RunConfig) -> Broken | None:
+    answers = config.evaluation.eval_num_generations
+    powers = {1 << bit for bit in range(answers.bit_length()) if 1 << bit <= answers}
+    known = ["eval_reward", "eval_completion_length", *(f"eval_pass@{k}" for k in sorted({*powers, answers}))]
+    metric = f"eval_{(config.evaluation.metric_for_best_model or 'reward').removeprefix('eval_')}"
+    wrong = learns_from_answers(config) and metric not in known
+    what = f"metric_for_best_model {metric} is not measured in stage {config.train.stage}"
+    return broken(wrong, what, "metric_for_best_model", "stage", fix=f"There are {', '.join(known)}.")
+
+
+def schedules_follow_no_reward(config: RunConfig) -> Broken | None:
+    kind = config.optim.lr_scheduler_type
+    wrong = learns_from_answers(config) and kind in ("reduce_lr_on_plateau", "greedy")
+    what = f"lr_scheduler_type {kind} follows an evaluation's loss, which stage {config.train.stage} has not"
+    return broken(wrong, what, "lr_scheduler_type", "stage", fix="Use constant, linear or cosine.")
+
+
+def adapters_travel_alone(config: RunConfig) -> Broken | None:
+    wrong = config.generation.weight_sync == "adapter" and engine_rank(config) is None
+    what = "weight_sync adapter sends a new LoRA adapter of linear layers alone, and this run trains something else"
+    keys = ("weight_sync", "finetuning_type", "additional_target", "adapter_name_or_path")
+    return broken(wrong, what, *keys, fix="Set weight_sync: merged.")
+
+
+def engine_rank(config: RunConfig) -> int | None:
+    """The LoRA rank that vLLM must be built for to draw with the trained adapter beside the model on disk.
+
+    None when the two are not the trained model, or not in a form that vLLM takes.
+    """
+    adapter, model = config.adapter, config.model
+    grows = model.resize_vocab or model.add_tokens or model.add_special_tokens
+    if adapter.finetuning_type != "lora" or adapter.additional_target or adapter.adapter_name_or_path or grows:
+        return None
+    return next((rank for rank in ENGINE_RANKS if rank >= adapter.lora_rank), None)
+
+
+def replicas_read_their_keys(config: RunConfig) -> Broken | None:
+    """Keys of engines that cannot be had, or that an engine of a run settles itself."""
+    rollout = config.rollout
+    given = [name for name in SETTLED_ENGINE_KEYS if dict(rollout)[name] != type(rollout).model_fields[name].default]
+    what = f"{' and '.join(given)} changes nothing in stage {config.train.stage}"
+    fix = "Leave it out: replicas are vLLM's or transformers', and take adapters of lora_rank."
+    return broken(learns_from_answers(config) and bool(given), what, *given, fix=fix)
+
+
+SETTLED_ENGINE_KEYS = (
+    "vllm_max_lora_rank",
+    "sglang_maxlen",
+    "sglang_mem_fraction",
+    "sglang_tp_size",
+    "sglang_config",
+    "sglang_lora_backend",
+)
+
 RL_RULES = (
+    replicas_read_their_keys,
+    adapters_travel_alone,
     groups_need_answers,
     grpo_has_no_critic,
+    own_critic_is_asked,
     truncated_draws_have_no_ratio,
     answers_are_drawn,
     taking_turns_is_synchronous,
     dynamic_sampling_has_groups,
+    turns_have_an_environment,
+    the_likeliest_answer_is_one,
+    held_out_prompts_are_one_set,
+    rewards_say_what_is_best,
+    schedules_follow_no_reward,
+    reward_adapters_have_a_model,
 )

@@ -1,7 +1,7 @@
 """What one verb needs and the others do not."""
 
 from raytune.config.checks.broken import Broken, broken
-from raytune.config.checks.reinforcement import answers_are_rewarded, reward_models_are_served
+from raytune.config.checks.reinforcement import answers_are_rewarded
 from raytune.config.checks.rows import ranks_share_a_step
 from raytune.config.checks.stage import ppo_trains
 from raytune.config.run import RunConfig
@@ -78,7 +78,6 @@ TRAIN_RULES = (
     ranks_share_a_step,
     ppo_trains,
     answers_are_rewarded,
-    reward_models_are_served,
 )
 DATA_RULES = (data_has_dataset,)
 EXPORT_RULES = (export_has_dir, gptq_has_dataset)

@@ -14,7 +14,6 @@ SETTLED_BY_CONFIG = {
     "infer_backend",
     "init_special_tokens",
     "mix_strategy",
-    "placement",
     "use_kv_cache",
 }
 
@@ -25,7 +24,11 @@ ONLOOKERS = {
     "raytune/data/show.py",
     "raytune/export/merge.py",
     "raytune/launch.py",
+    "raytune/launch_rl/bundles.py",
+    "raytune/launch_rl/check.py",
+    "raytune/launch_rl/room.py",
     "raytune/plan.py",
+    "raytune/stages/sizes.py",
 }
 
 # Keys that several places must know, and why.
@@ -65,6 +68,13 @@ SEVERAL_READERS = {
     "save_steps": "learning from rows and learning from answers are two loops",
     "save_total_limit": "learning from rows and learning from answers are two loops",
     "save_only_model": "learning from rows and learning from answers are two loops",
+    "eval_strategy": "learning from rows and learning from answers are two loops",
+    "eval_steps": "learning from rows and learning from answers are two loops",
+    "eval_on_start": "learning from rows and learning from answers are two loops",
+    "load_best_model_at_end": "learning from rows and learning from answers are two loops",
+    "metric_for_best_model": "learning from rows and learning from answers are two loops",
+    "greater_is_better": "learning from rows and learning from answers are two loops",
+    "early_stopping_steps": "learning from rows and learning from answers are two loops",
     "engine": "learning from rows and learning from answers are two loops",
     "num_workers": "learning from rows and learning from answers are two loops",
     "temperature": "a Sampling carries it to those who draw and learn",
@@ -74,6 +84,7 @@ SEVERAL_READERS = {
     "entropy_coef": "a PolicyRule carries it",
     "reward_model": "a server's address, or a model of one's own",
     "reward_model_type": "a server's address, or a model of one's own",
+    "reward_model_adapters": "a model of one's own, from which a critic may begin",
     "reward_weights": "the reward model's weight is the last of them",
     "reward_time_limit": "functions limit themselves, and actors those who do not",
 }

@@ -33,8 +33,14 @@ CASES: dict[str, tuple[dict[str, object], dict[str, object]]] = {
         {"save_steps": 400},
     ),
     "early_stopping_needs_evaluation": ({"early_stopping_steps": 3}, {"eval_strategy": "epoch"}),
+    "adapters_travel_alone": (
+        {"stage": "grpo", "weight_sync": "adapter", "finetuning_type": "full"},
+        {"weight_sync": "merged"},
+    ),
+    "replicas_read_their_keys": ({"stage": "grpo", "sglang_maxlen": 100}, {"sglang_maxlen": 4096}),
     "groups_need_answers": ({"stage": "grpo", "num_generations": 1}, {"num_generations": 4}),
     "grpo_has_no_critic": ({"stage": "grpo", "advantage": "gae"}, {"advantage": "group"}),
+    "own_critic_is_asked": ({"stage": "ppo", "critic": "own", "advantage": "reinforce++"}, {"advantage": "gae"}),
     "truncated_draws_have_no_ratio": (
         {"stage": "grpo", "top_p": 0.9, "rollout_correction": "truncate"},
         {"rollout_correction": "off"},
@@ -45,6 +51,9 @@ CASES: dict[str, tuple[dict[str, object], dict[str, object]]] = {
         {"placement": "disaggregated"},
     ),
     "dynamic_sampling_has_groups": ({"stage": "ppo", "dynamic_sampling": True}, {"num_generations": 4}),
+    "reward_adapters_have_a_model": (
+        {"stage": "ppo", "reward_model": "m", "reward_model_adapters": "a"}, {"reward_model_type": "full"},
+    ),
     "ppo_excludes_shift_attn": ({"stage": "ppo", "shift_attn": True}, {"shift_attn": False}),
     "ppo_monitors": ({"stage": "ppo", "report_to": "mlflow"}, {"report_to": "wandb,tensorboard"}),
     "prompt_or_history": ({"mask_history": True, "train_on_prompt": True}, {"mask_history": False}),
@@ -102,6 +111,13 @@ CASES: dict[str, tuple[dict[str, object], dict[str, object]]] = {
     "unsloth_excludes_zero3": ({"use_unsloth": True, "deepspeed": ZERO3}, {"use_unsloth": False}),
     "kt_excludes_zero3": ({"use_kt": True, "deepspeed": ZERO3}, {"use_kt": False}),
     "single_is_one_rank": ({"engine": "single", "num_workers": 2}, {"engine": "ddp"}),
+    "turns_have_an_environment": ({"max_turns": 2}, {"environment": "raytune.stages.calculator:Calculator"}),
+    "the_likeliest_answer_is_one": ({"eval_temperature": 0.0}, {"eval_num_generations": 1}),
+    "held_out_prompts_are_one_set": ({"stage": "grpo", "eval_on_each_dataset": True}, {"eval_on_each_dataset": False}),
+    "rewards_say_what_is_best": ({"stage": "grpo", "metric_for_best_model": "pass@3"}, {"eval_num_generations": 3}),
+    "schedules_follow_no_reward": (
+        {"stage": "grpo", "lr_scheduler_type": "reduce_lr_on_plateau"}, {"lr_scheduler_type": "cosine"},
+    ),
     "shards_over_all_ranks": ({"fsdp_size": 2, "num_workers": 4}, {"num_workers": 2}),
 }  # fmt: skip
 
@@ -152,7 +168,6 @@ VERB_CASES: list[tuple[Verb, dict[str, object], str]] = [
     ("train", {"quantization_device_map": "auto"}, "quantization_device_map is for inference only"),
     ("train", {"stage": "ppo", "do_train": False, "reward_model": "m"}, "stage ppo can only train"),
     ("train", {"stage": "grpo"}, "nothing that rewards answers"),
-    ("train", {"stage": "ppo", "reward_model": "m"}, "reward_model_type lora is not built yet"),
     ("train", {"global_batch_size": 9, "num_workers": 2}, "global_batch_size .9. is not divisible by num_workers .2."),
     ("data", {"dataset": None}, "there is no data set to show"),
     ("export", {"export_dir": None}, "export needs export_dir"),

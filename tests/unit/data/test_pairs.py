@@ -82,11 +82,24 @@ def test_both_answers_are_cut_alike_and_follow_the_same_prompt():
     (encoded,) = encode_samples([sample], "rm", template, tokenizer, DataConfig(cutoff_len=60))
     ends = [encoded.attention_mask.count(1), encoded.attention_mask.count(2)]
     prompt = len(tokenizer("<|im_start|>user\nwhy<|im_end|>\n<|im_start|>assistant\n")["input_ids"])
-    # 31 tokens and the end token of the chosen answer fit whole; the rejected one takes what the prompt leaves.
-    assert ends == [prompt + 32, 60]
+    # 30 tokens and the end token of the chosen answer fit whole; the rejected one takes what the prompt leaves.
+    assert ends == [prompt + 31, 60]
     first, second = encoded.input_ids[:prompt], encoded.input_ids[ends[0] : ends[0] + prompt]
     assert first == second
     assert encoded.labels[:prompt] == encoded.labels[ends[0] : ends[0] + prompt] == [-100] * prompt
+
+
+def test_answers_end_as_drawn_ones_do():
+    tokenizer = tiny_tokenizer()
+    template = load_template("chatml", tokenizer, TemplateConfig())
+    sample = to_sample({"q": "why", "good": "yes\n", "bad": "<|im_end|>no"}, PLAIN, "rm")
+    (encoded,) = encode_samples([sample], "rm", template, tokenizer, DataConfig())
+    border = encoded.attention_mask.count(1)
+    text = tokenizer.decode(encoded.input_ids[:border]), tokenizer.decode(encoded.input_ids[border:])
+    asked = "<|im_start|>user\nwhy<|im_end|>\n<|im_start|>assistant\n"
+    # What a text says in the words of an end token is no end token.
+    assert text == (f"{asked}yes\n<|im_end|>", f"{asked}<|im_end|>no<|im_end|>")
+    assert encoded.input_ids[border:].count(tokenizer.eos_token_id) == 2
 
 
 def test_the_demo_pairs_are_all_read():

@@ -167,8 +167,28 @@ def test_with_one_step_the_old_logprobs_need_no_pass_of_their_own(tmp_path):
         rank.update(1, given)
         found.append(caught[0])
         passes.append(len(calls))
-    assert passes[1] == 2 * passes[0] == 2 * len(share.micro[0])
+    # One pass more is the reference's, over some of the answers, for the log.
+    assert passes[1] - 1 == 2 * (passes[0] - 1) == 2 * len(share.micro[0])
     assert_same(found[0], found[1])
+
+
+def test_the_divergence_is_told_by_some_answers_where_no_term_asks_for_it(tmp_path):
+    groups = random_groups(3, 8)
+    rank = started(tmp_path, LearnRule())
+    catch_gradients(rank)
+    (share,) = share_out(groups, samples_of(groups), Cut(max_tokens=3000))
+    sums = rank.update(1, share)
+    rank.model.set_attn_implementation("eager")
+    gaps = []
+    for number in share.micro[0][0][::8]:
+        sample = share.samples[number]
+        with torch.no_grad(), rank.model.disable_adapter():
+            base, _, _ = row_logprobs(rank.model, sample.payload, sample.place)
+        gaps.append(base - torch.from_numpy(sample.payload.completions[sample.place].logprobs))
+    gap = torch.cat(gaps).double()
+    assert len(gaps) == 3
+    # k3 of Schulman's note, for draws of the policy.
+    assert sums.sums["kl"] / sums.count == pytest.approx(float((gap.exp() - 1 - gap).mean()), rel=1e-4)
 
 
 def test_groups_of_equal_rewards_change_no_weight(tmp_path):
@@ -202,6 +222,42 @@ def test_the_reference_is_the_model_that_the_run_started_from(tmp_path, method):
         np.testing.assert_allclose(numbers.logprobs, now.detach().numpy() * mask, atol=1e-5)
         assert numbers.values is None
         assert np.abs(numbers.logprobs - numbers.reference).max() > 1e-4
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {},
+        {"finetuning_type": "full"},
+        {"finetuning_type": "freeze"},
+        {"finetuning_type": "full", "resize_vocab": True, "add_tokens": "<new>,<newer>"},
+        {"adapter_name_or_path": "first"},
+        {"adapter_name_or_path": "first", "create_new_adapter": True},
+    ],
+    ids=str,
+)
+def test_a_policy_that_has_not_moved_is_its_own_reference(tmp_path, keys):
+    first = tmp_path / "first"
+    first.mkdir()
+    other = started(tmp_path, LearnRule())
+    other.save(first, with_state=False)
+    if "adapter_name_or_path" in keys:
+        keys = {**keys, "adapter_name_or_path": str(first)}
+    groups = random_groups(2, 3, temperature=0.7, masked=True)
+    (share,) = share_out(groups, samples_of(groups), Cut(max_tokens=200))
+    rank = PolicyRank(
+        run_config(tmp_path, freeze_trainable_layers=1, **keys),
+        LearnRule(reference=True), rank=0, world_size=1, device=CPU,
+    )  # fmt: skip
+    rank.build(None)
+    rank.start(total_steps=10, longest=64, checkpoint=None)
+    for numbers in rank.values(share):
+        assert numbers.reference is not None
+        np.testing.assert_allclose(numbers.logprobs, numbers.reference, atol=1e-6)
+    if "adapter_name_or_path" in keys:
+        # It does not begin as the base.
+        base = started(tmp_path, LearnRule(), finetuning_type="full").values(share)
+        assert np.abs(base[0].logprobs - rank.values(share)[0].logprobs).max() > 1e-4
 
 
 @pytest.mark.parametrize("role", ["actor_critic", "critic"])
