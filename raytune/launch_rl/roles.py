@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
-from ray.exceptions import GetTimeoutError, RayTaskError
+from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
@@ -62,6 +62,8 @@ def wait_for(ref: Any, timeout: float, what: str) -> Any:
         return ray.get(ref, timeout=timeout)
     except GetTimeoutError:
         raise RolloutError(f"waited {timeout:g} s for {what}") from None
+    except RayActorError as error:
+        raise RolloutError(f"a process died that was to wait for {what}: {error}") from None
     except RayTaskError as error:
         if isinstance(error.cause, RaytuneError):
             raise error.cause from None

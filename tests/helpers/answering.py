@@ -8,9 +8,6 @@ from tests.helpers.runs import run_keys
 REWARDS = '''
 import time
 
-def alike(completions, **columns):
-    return [1.0 for _ in completions]
-
 def hang(completions, **columns):
     time.sleep(600)
 

@@ -28,23 +28,21 @@ from tests.helpers.trained import WEIGHTS
 
 pytestmark = pytest.mark.usefixtures("ray_local")
 
-STEPS = 10
-KEYS: dict[str, Any] = {"max_steps": STEPS, "num_workers": 2, "num_rollouts": 2}
-# Of the phases: each step has a rollout phase or more, one update, publish and save; publish 1 is before step 1.
+STEPS = 8
+KEYS: dict[str, Any] = {"max_steps": STEPS, "num_workers": 1, "num_rollouts": 1}
+# A step has one phase of each kind, and more of rollout; publish 1 is before step 1, and each recovery adds one.
 PLAN = (
     Murder("rollout", 1, "RolloutRouter"),
     Murder("publish", 2, "RolloutRouter"),
     Murder("rollout", 3, "HfReplica"),
-    Murder("update", 3, "HfReplica", place=1),
     Murder("rollout", 5, "RewardWorker"),
-    Murder("update", 5, "PolicyWorker", place=1),
+    Murder("update", 3, "PolicyWorker"),
+    Murder("recovery", 1, "HfReplica"),
     Murder("publish", 7, "PolicyWorker"),
     Murder("save", 6, "PolicyWorker"),
-    Murder("recovery", 3, "HfReplica"),
-    Murder("update", 10, "RolloutRouter"),
+    Murder("update", 9, "RolloutRouter"),
     Murder("publish", 11, "HfReplica"),
-    Murder("save", 9, "RolloutRouter"),
-    Murder("save", 10, "RewardDesk"),
+    Murder("save", 7, "RewardDesk"),
 )
 
 
@@ -77,17 +75,14 @@ def assert_same_end(folder: Path, reference: Path) -> None:
 
 
 def test_a_run_in_which_everything_dies_ends_with_the_same_bytes(folder, whole, monkeypatch, caplog):
+    """Two replicas draw here, and one did there: without staleness that makes no difference either."""
     assassin = Assassin(PLAN)
     monkeypatch.setattr(learn, "watchdog_of", lambda folder, **deadlines: assassin)
     monkeypatch.setattr(logging.getLogger("raytune"), "propagate", True)
-    disturbed = run(folder, "disturbed").folder
+    disturbed = run(folder, "disturbed", num_rollouts=2).folder
     assert set(assassin.done) == set(PLAN)
     assert caplog.text.count("new ranks go on from") >= 3
     assert_same_end(disturbed, whole)
-
-
-def test_one_replica_draws_what_two_do(folder, whole):
-    assert_same_end(run(folder, "one-replica", num_rollouts=1).folder, whole)
 
 
 def test_a_killed_driver_goes_on_and_ends_with_the_same_bytes(folder, whole):
@@ -95,37 +90,13 @@ def test_a_killed_driver_goes_on_and_ends_with_the_same_bytes(folder, whole):
     keys = {**KEYS, "output_dir": str(folder / "killed"), "ray_address": here}
     file = folder / "killed.yaml"
     file.write_text(yaml.safe_dump(grpo_keys(folder, **keys)))
-    for phase, count in (("rollout", 5), ("update", 2), ("publish", 3), ("save", 2)):
+    for phase, count in (("publish", 3), ("save", 2)):
         process = start_python("-m", "tests.helpers.dying", phase, str(count), str(file))
         said = finish(process)
         assert process.returncode == -signal.SIGKILL, said
         assert not (folder / "killed" / WEIGHTS).exists()
-    process = start_python("-m", "raytune.cli", "train", str(file))
-    said = finish(process)
-    assert process.returncode == 0, said
-    assert "resuming from" in said
+    run(folder, "killed", ray_address=here)
     assert_same_end(folder / "killed", whole)
-
-
-def test_a_resume_with_no_step_left_says_so_and_ends(folder, whole, caplog, monkeypatch):
-    monkeypatch.setattr(logging.getLogger("raytune"), "propagate", True)
-    before = (whole / WEIGHTS).read_bytes()
-    summary = run(folder, "whole")
-    assert f"the run is complete at step {STEPS}; writing its result" in caplog.text
-    assert not summary.interrupted
-    assert (whole / WEIGHTS).read_bytes() == before
-
-
-def test_prompts_that_run_out_end_the_run(folder, caplog, monkeypatch):
-    """Filtering gives up after two times two prompts; the fifth and sixth teach step 1, and step 2 has none left."""
-    monkeypatch.setattr(logging.getLogger("raytune"), "propagate", True)
-    rewards = f"{folder / 'rewards.py'}:alike"
-    keys = {"dynamic_sampling": True, "max_sampling_rounds": 2, "max_samples": 8, "num_train_epochs": 1}
-    alone = {"num_workers": 1, "num_rollouts": 1, "max_steps": -1}
-    summary = run(folder, "used-up", reward_funcs=rewards, **keys, **alone)
-    assert "the prompts are used up after 1 steps" in caplog.text
-    assert CheckpointStore(summary.folder).steps() == [1]
-    assert (summary.folder / WEIGHTS).is_file()
 
 
 def test_a_stalled_phase_is_named_with_the_stacks_of_all_actors(folder, caplog, monkeypatch):
@@ -134,7 +105,7 @@ def test_a_stalled_phase_is_named_with_the_stacks_of_all_actors(folder, caplog, 
     with pytest.raises(
         RolloutError, match=r"no group of answers was finished within 8 s; 2 are pending, 2 of them drawn"
     ):
-        run(folder, "stalled", reward_funcs=rewards, rollout_timeout=8, num_workers=1, num_rollouts=1)
+        run(folder, "stalled", reward_funcs=rewards, rollout_timeout=8)
     assert re.search(r"phase rollout has lasted for \d+ s, of at most 8 s: all stacks are in ", caplog.text)
     seen = (folder / "stalled" / FILE).read_text()
     for what in ("driver", "rank 0", "rollout replica", "rollout router", "reward desk", "reward worker"):

@@ -1,5 +1,6 @@
 """The loop of ppo and grpo over hand-written fakes: who is asked for what, in which order, and how far ahead."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -241,6 +242,21 @@ def test_an_interrupted_run_goes_on_with_the_prompts_it_had_not_learned_from(tmp
         made, _ = loop(tmp_path, whole, steps=4)
         assert made.run()
         assert [*first.learned, *second.learned] == whole.learned
+
+
+def test_a_resume_with_no_step_left_says_so_and_touches_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("raytune"), "propagate", True)
+    caplog.set_level("INFO", "raytune")
+    world = World()
+    made, _ = loop(tmp_path, world, steps=2)
+    assert made.run()
+    again = World()
+    made, _ = loop(tmp_path, again, steps=2, state=load_state(tmp_path / "out" / "checkpoint-2"))
+    assert made.run()
+    assert "the run is complete at step 2; writing its result" in caplog.text
+    assert again.events == []
 
 
 def evaluated(log: Log) -> list[tuple[float, float]]:
