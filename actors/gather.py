@@ -83,10 +83,15 @@ class Gatherer:
         if not done:
             shown = ", ".join(str(job.prompt.number) for job in list(self._jobs.values())[:8])
             raise RolloutError(
-                f"no group of answers was finished within {timeout:g} s; {len(self._jobs)} are pending",
+                f"no group of answers was finished within {timeout:g} s; {len(self._jobs)} are pending, "
+                f"{self._num_drawn()} of them drawn and waiting for their rewards",
                 where=f"prompts {shown}",
                 fix="Look at the rollout and reward actors' load, or raise rollout_timeout.",
             )
+
+    def _num_drawn(self) -> int:
+        groups = [job.group for job in self._jobs.values()]
+        return len(ray.wait(groups, num_returns=len(groups), timeout=0, fetch_local=False)[0])
 
     def _take_ready(self) -> None:
         """What is ready; if a prompt has failed, that is raised, and the next call goes on with the others."""

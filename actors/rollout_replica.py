@@ -35,10 +35,10 @@ class ReplicaSettings:
     """What an engine is built from, again after each restart.
 
     Args: max_length: most tokens of prompt and answer together. max_sequences: answers drawn at the same time.
-    environment: import path of the class behind multi-turn answers. adapter_rank: largest LoRA rank, 0 for none.
-    sleeps: it takes turns on its GPU with a trainer rank.
-    transfer: name of vLLM's weight transfer backend. cache_gib: memory of the KV cache on CPU. threads: of the engine.
-    engine_args: further arguments of the engine. Deadlines in seconds; busy: for one step of the engine.
+    environment: import path of the class behind multi-turn answers, of max_turns at most. adapter_rank: largest LoRA
+    rank, 0 for none. sleeps: it takes turns on its GPU with a trainer rank. transfer: name of vLLM's weight transfer
+    backend. cache_gib: memory of the KV cache on CPU. threads: of the engine. engine_args: further arguments of the
+    engine. Deadlines in seconds; busy: for one step of the engine.
 
     Example: ReplicaSettings("/models/smollm2", dtype="bfloat16", max_length=512)
     """
@@ -48,6 +48,7 @@ class ReplicaSettings:
     max_length: int = 4096
     max_sequences: int = 64
     environment: str | None = None
+    max_turns: int = 8
     adapter_rank: int = 0
     sleeps: bool = False
     transfer: str | None = BACKEND
@@ -188,6 +189,7 @@ class Replica(ABC):
             first,
             draw,
             budget=budget,
+            max_turns=self.settings.max_turns,
             encode=lambda text: list(tokenizer.encode(text, add_special_tokens=False)),
             decode=lambda ids: str(tokenizer.decode(list(ids))),
         )

@@ -2,15 +2,17 @@
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import ray
 from ray.exceptions import GetTimeoutError, RayError
 
 from raytune.data.decoder import Decodes
 from raytune.log import get_logger
-from raytune.monitors.transcripts import Transcript, TranscriptWriter
-from raytune.stages.samples import Group, ScoredGroup
+from raytune.monitors.transcripts import Transcript, TranscriptWriter, Turn
+from raytune.stages.samples import Completion, Group, ScoredGroup
 
 log = get_logger(__name__)
 
@@ -82,4 +84,17 @@ def _transcript(scored: ScoredGroup, group: Group, place: int, decoder: Decodes)
         versions=tuple((span.version, span.start, span.end) for span in answer.versions),
         finish=answer.finish,
         length=len(answer.ids),
+        turns=() if answer.mask.all() else turns_of(answer, decoder),
+    )
+
+
+def turns_of(answer: Completion, decoder: Decodes) -> tuple[Turn, ...]:
+    """What policy and environment wrote, in turn."""
+    cuts = [0, *(np.flatnonzero(np.diff(answer.mask)) + 1).tolist(), len(answer.ids)]
+    return tuple(
+        (
+            "policy" if answer.mask[start] else "environment",
+            str(decoder.decode(answer.ids[start:end].tolist(), skip_special_tokens=False)),
+        )
+        for start, end in pairwise(cuts)
     )

@@ -12,6 +12,7 @@ import io
 import statistics
 import tempfile
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -43,14 +44,14 @@ class Instant:
 
     def __init__(self, cut: Cut, *, answers: int, seed: int = 0) -> None:
         self._cut, self._answers, self._rng = cut, answers, np.random.default_rng(seed)
-        self._queue: list[tuple[Prompt, int]] = []
+        self._queue: deque[tuple[Prompt, int]] = deque()
         self._version = 0
 
     def submit(self, prompts: Sequence[Prompt], sampling: Sampling, group_size: int) -> None:
         self._queue += [(prompt, self._version) for prompt in prompts]
 
     def wait(self, timeout: float) -> list[ScoredGroup]:
-        prompt, version = self._queue.pop()
+        prompt, version = self._queue.popleft()
         return [scored(prompt, version, self._rng, self._answers)]
 
     def pending(self) -> int:

@@ -183,7 +183,7 @@ def _run_answers(cfg: RunConfig, folder: Path, decision: Decision, interruption:
         release(reservation)
     if not finished:
         return Summary(folder, True, {})
-    results = {"train": _train_results(state, epoch=state.log_history[-1]["epoch"] if state.log_history else 0.0)}
+    results = _results(state, epoch=state.log_history[-1]["epoch"] if state.log_history else 0.0)
     write_results(folder, results)
     state.save(folder)
     if cfg.output.plot_loss:
@@ -281,7 +281,7 @@ def _train(
     if not finished:
         return Summary(folder, True, {})
     _publish(cfg, folder, group, checkpoints, state)
-    results = _results(state, plan)
+    results = _results(state, epoch=state.epoch(plan.num_rows))
     write_results(folder, results)
     state.save(folder)
     if cfg.output.plot_loss:
@@ -306,9 +306,9 @@ def _publish(
     checkpoints.sweep_staging()
 
 
-def _results(state: TrainState, plan: LoopPlan) -> dict[str, Entry]:
-    results = {"train": _train_results(state, epoch=state.epoch(plan.num_rows))}
-    evaluations = [entry for entry in state.log_history if "eval_loss" in entry]
+def _results(state: TrainState, *, epoch: float) -> dict[str, Entry]:
+    results = {"train": _train_results(state, epoch=epoch)}
+    evaluations = [entry for entry in state.log_history if "eval_runtime" in entry]
     if evaluations:
         results["eval"] = {key: value for key, value in evaluations[-1].items() if key.startswith(("eval_", "epoch"))}
     return results

@@ -19,11 +19,15 @@ class EvalConfig(Group):
     load_best_model_at_end: bool = False
     """End with the weights of the best evaluation instead of the last."""
     metric_for_best_model: str | None = None
-    """Metric that says which is best; null is eval_loss."""
+    """Metric that says which is best; null is eval_loss, in ppo and grpo eval_reward."""
     greater_is_better: bool | None = None
     """Whether more is better; null is true unless the metric's name ends in `loss`."""
     early_stopping_steps: int | None = Field(None, ge=1)
     """Stop after so many evaluations without a better one."""
+    eval_num_generations: int = Field(4, ge=1)
+    """Answers to each held-out prompt, from which pass@k is estimated (ppo, grpo)."""
+    eval_temperature: float | None = Field(None, ge=0)
+    """Divides the logits for those answers; null is temperature, 0 takes the likeliest token (ppo, grpo)."""
     compute_accuracy: bool = False
     """Also report the share of tokens that are guessed right."""
     predict_with_generate: Annotated[bool, NotBuilt()] = False

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from raytune.config.base import Group, NotBuilt
+from raytune.config.base import Group, Names, NotBuilt
 
 
 class GenerationConfig(Group):
@@ -32,6 +32,8 @@ class GenerationConfig(Group):
     """What replicas are sent after an update; auto is the adapter alone where vLLM runs on GPUs, else whole weights."""
     max_staleness: int = Field(0, ge=0)
     """How many versions the weights that drew an answer may be behind those that learn from it."""
+    stop_strings: Names = ()
+    """Texts that end an answer, or a turn of it, besides the template's stop words; they belong to it."""
     num_reward_workers: int = Field(1, ge=1)
     """Actors that score answers."""
     reward_cpus: float = Field(1, gt=0)

@@ -41,4 +41,6 @@ class RLConfig(Group):
     max_rank_restarts: int = Field(3, ge=0)
     """Times in a row that lost trainer ranks are replaced, from the last checkpoint on; 0 ends the run at once."""
     environment: str | None = None
-    """Class of a conversation partner, as package.module:Class: tools, or a user with further turns."""
+    """Class of a conversation partner, as package.module:Class or file.py:Class: tools, or a user with more to say."""
+    max_turns: int = Field(8, ge=1)
+    """Turns that the policy may take in one conversation (environment)."""

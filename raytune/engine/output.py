@@ -25,7 +25,15 @@ _MODEL_FILES = (
     "config.json",
     "generation_config.json",
 )
-_LOGS = ("trainer_log.jsonl", "trainer_state.json", "*_results.json", "runs", _RUN_FILE)
+_LOGS = (
+    "trainer_log.jsonl",
+    "transcripts.jsonl",
+    "stacks.txt",
+    "trainer_state.json",
+    "*_results.json",
+    "runs",
+    _RUN_FILE,
+)
 _OURS = ("checkpoint-*", ".staging-*", *_LOGS, *_MODEL_FILES)
 _LOCK = ".lock"
 # What a run would be missed for; a folder with none of them may be taken by another run.

@@ -1,6 +1,7 @@
 """Builds the loop of a run from its config, and runs it with its monitors."""
 
 from contextlib import ExitStack, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +14,20 @@ from raytune.launch_rl.roles import Ends, Roles
 from raytune.launch_rl.rollouts import group_deadline, sampling_of
 from raytune.launch_rl.stalls import watchdog_of
 from raytune.launch_rl.turns import seams_of
-from raytune.monitors.build import build_monitors
+from raytune.monitors.build import build_monitors, tensorboard_folder
 from raytune.monitors.transcripts import TranscriptWriter
 from raytune.stages import grpo, ppo
 from raytune.stages.algorithm import Algorithm
 from raytune.stages.answerable import PromptRows
 from raytune.stages.critic import CRITIC, PolicyWithCritic
 from raytune.stages.experience import teaches
-from raytune.stages.interfaces import Policy
+from raytune.stages.interfaces import Policy, Rollouts
 from raytune.stages.prompts import PromptCursor, PromptSource, prompt_limit
 from raytune.stages.recovery import Recovery
 from raytune.stages.reinforce import ReinforceLoop, ReinforcePlan
 from raytune.stages.state import TrainState
 from raytune.stages.turns import Turns
+from raytune.stages.validation import Validation
 
 
 def learn(
@@ -46,9 +48,8 @@ def learn(
     learner = roles.policy if roles.critic is None else PolicyWithCritic(roles.policy, roles.critic)
     seams = seams_of(roles, learner)
     monitors = build_monitors(cfg.output, folder, history=state.log_history, total_steps=total, done=state.step)
-    transcripts = Transcriber(
-        TranscriptWriter(folder, done=state.step), roles.rewards.decoder, every=cfg.rl.transcript_steps
-    )
+    writer = TranscriptWriter(folder, done=state.step, tensorboard=tensorboard_folder(cfg.output, folder))
+    transcripts = Transcriber(writer, roles.rewards.decoder, every=cfg.rl.transcript_steps)
 
     def rebuild(checkpoint: Path | None) -> None:
         if seams.turns is not None:
@@ -68,7 +69,7 @@ def learn(
         closing.callback(watchdog.close)
         ends.save_from_now_on()
         loop = ReinforceLoop(
-            _plan(cfg, roles),
+            _plan(cfg, roles, algorithm),
             cfg.output,
             source=_source(cfg, roles.store, state),
             rollouts=seams.rollouts,
@@ -83,6 +84,7 @@ def learn(
             interrupted=ends.interrupted,
             recovery=Recovery(rebuild, start, cfg.rl.max_rank_restarts),
             phase=watchdog.phase,
+            validation=_validation(cfg, roles, seams.rollouts),
         )
         finished = _finish(loop, roles.policy, seams.turns, checkpoints, ends)
         with suppress(PolicyLostError):
@@ -105,7 +107,7 @@ def _finish(
     return False
 
 
-def _plan(cfg: RunConfig, roles: Roles) -> ReinforcePlan:
+def _plan(cfg: RunConfig, roles: Roles, algorithm: Algorithm) -> ReinforcePlan:
     return ReinforcePlan(
         roles.total_steps,
         roles.prompts_per_step,
@@ -114,6 +116,24 @@ def _plan(cfg: RunConfig, roles: Roles) -> ReinforcePlan:
         sampling_of(cfg, roles.stop_ids),
         max_staleness=cfg.generation.max_staleness,
         max_rounds=cfg.rl.max_sampling_rounds,
+        timeout=group_deadline(cfg),
+        algorithm=algorithm.numbers(),
+    )
+
+
+def _validation(cfg: RunConfig, roles: Roles, rollouts: Rollouts) -> Validation | None:
+    if not roles.held_out:
+        return None
+    evaluation = cfg.evaluation
+    drawn = sampling_of(cfg, roles.stop_ids)
+    hotter = evaluation.eval_temperature
+    return Validation(
+        evaluation,
+        rollouts,
+        roles.held_out,
+        drawn if hotter is None else replace(drawn, temperature=hotter),
+        evaluation.eval_num_generations,
+        every=evaluation.eval_steps or cfg.output.logging_steps,
         timeout=group_deadline(cfg),
     )
 

@@ -18,6 +18,7 @@ from actors.weights import WeightPublisher
 from raytune.engine.checkpoint import CheckpointStore
 from raytune.errors import RaytuneError, RolloutError
 from raytune.stages.answerable import PromptRows
+from raytune.stages.samples import Prompt
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +50,7 @@ class Roles:
     prompts_per_step: int
     group_size: int
     stop_ids: tuple[int, ...]
+    held_out: list[Prompt]
 
 
 def place(placement: PlacementGroup, index: int) -> PlacementGroupSchedulingStrategy:

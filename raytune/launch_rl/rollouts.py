@@ -59,6 +59,7 @@ def _settings(cfg: RunConfig, plan: Plan, *, threads: int) -> ReplicaSettings:
         max_length=window_of(cfg),
         max_sequences=cfg.generation.max_num_seqs,
         environment=cfg.rl.environment,
+        max_turns=cfg.rl.max_turns,
         adapter_rank=adapter_rank(cfg, plan),
         eager=cfg.rollout.vllm_enforce_eager,
         gpu_memory=cfg.rollout.vllm_gpu_util,
@@ -104,6 +105,7 @@ def sampling_of(cfg: RunConfig, stop_ids: tuple[int, ...]) -> Sampling:
         top_p=drawn.top_p,
         top_k=max(drawn.top_k, 0),
         max_new_tokens=drawn.max_new_tokens,
+        stop=cfg.generation.stop_strings,
         stop_ids=stop_ids,
         seed=cfg.train.seed,
     )

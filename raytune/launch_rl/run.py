@@ -16,7 +16,6 @@ from actors.data import prepare_data
 from actors.gather import Gatherer
 from actors.placement import Plan
 from actors.policy import PolicyGroup
-from actors.reward_model import await_reward_model
 from actors.rollout import start_router
 from actors.weights import WeightPublisher
 from actors.weights_messages import WeightSettings
@@ -27,7 +26,7 @@ from raytune.data.store import RowStore
 from raytune.engine.checkpoint import CheckpointStore, write_json
 from raytune.errors import DataError
 from raytune.launch_rl.learn import learn
-from raytune.launch_rl.rewards import start_model, start_rewards
+from raytune.launch_rl.rewards import start_model, start_rewards, wait_for_models
 from raytune.launch_rl.roles import Ends, Roles, kill, wait_for
 from raytune.launch_rl.rollouts import adapter_rank, rollout_dtype, router_limits, start_deadline, start_replicas
 from raytune.launch_rl.turns import put_to_sleep
@@ -36,7 +35,8 @@ from raytune.log import get_logger
 from raytune.stages.algorithm import algorithm_of
 from raytune.stages.answerable import PromptRows, answerable
 from raytune.stages.critic import CRITIC, critic_config
-from raytune.stages.prompts import planned_steps
+from raytune.stages.prompts import held_out_prompts, planned_steps
+from raytune.stages.reinforce import ALGORITHM
 from raytune.stages.state import TrainState
 
 if TYPE_CHECKING:
@@ -44,7 +44,6 @@ if TYPE_CHECKING:
 
 log = get_logger(__name__)
 
-ALGORITHM = "algorithm.json"
 # Beyond the router's own deadline, for its answer to arrive.
 _GRACE = 10.0
 
@@ -103,8 +102,8 @@ def _start(
     judge, judges = start_model(cfg, plan, placement)
     closing.callback(kill, judges)
     window = window_of(cfg)
-    store = _prompts(prepare_data(cfg), window)
-    rewards = start_rewards(cfg, plan, placement, store, judge)
+    store, held = _prompts(prepare_data(cfg), window)
+    rewards = start_rewards(cfg, plan, placement, [store, *held], judge)
     closing.callback(rewards.close)
     prompts_per_step = rows_per_step(cfg.train, cfg.cluster.num_workers) * cfg.rl.ppo_buffer_size
     total = planned_steps(cfg.train, len(store), prompts_per_step)
@@ -119,8 +118,7 @@ def _start(
     policy.relay_log()
     if critic is not None:
         critic.start_policy(critic_building, total_steps=updates, longest=longest)
-    for worker in judges:
-        await_reward_model(worker)
+    wait_for_models(judges)
     if sleepers is None:
         _wait_for_replicas(cfg, serving)
     weights = WeightPublisher(policy.workers, replicas, _settings_of_weights(cfg, plan), router=router)
@@ -138,6 +136,7 @@ def _start(
         prompts_per_step,
         group_size=cfg.rl.num_generations,
         stop_ids=facts.stop_ids,
+        held_out=[prompt for one in held for prompt in held_out_prompts(one)],
     )
 
 
@@ -175,7 +174,9 @@ def _settings_of_weights(cfg: RunConfig, plan: Plan) -> WeightSettings:
     )
 
 
-def _prompts(data: PreparedData, window: int) -> PromptRows:
+def _prompts(data: PreparedData, window: int) -> tuple[PromptRows, list[PromptRows]]:
+    """The prompts to train on, and the held-out ones of each set."""
     if data.train is None:
         raise DataError("there are no prompts", fix="Set dataset.")
-    return answerable(RowStore.open(data.train), window=window)
+    held = [answerable(RowStore.open(path), window=window) for path in data.eval.values()]
+    return answerable(RowStore.open(data.train), window=window), held

@@ -17,9 +17,15 @@ def build_monitors(cfg: OutputConfig, folder: Path, *, history: list[Entry], tot
         ConsoleMonitor(total_steps=total_steps, done=done, bar=not cfg.disable_tqdm),
         JsonlMonitor(folder / "trainer_log.jsonl", history=history),
     ]
-    if "tensorboard" in cfg.report_to:
+    events = tensorboard_folder(cfg, folder)
+    if events is not None:
         # Imported here: a run that does not ask for it should not pay its start-up.
         from raytune.monitors.tensorboard import TensorBoardMonitor
 
-        monitors.append(TensorBoardMonitor(Path(cfg.logging_dir or folder / "runs")))
+        monitors.append(TensorBoardMonitor(events))
     return Monitors(monitors)
+
+
+def tensorboard_folder(cfg: OutputConfig, folder: Path) -> Path | None:
+    """Where TensorBoard's files go; None where `report_to` does not name it. Args: folder: of the run's output."""
+    return Path(cfg.logging_dir or folder / "runs") if "tensorboard" in cfg.report_to else None

@@ -5,18 +5,23 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from raytune.monitors.tensorboard import TensorBoardTexts
+if TYPE_CHECKING:
+    from raytune.monitors.tensorboard import TensorBoardTexts
 
 FILE = "transcripts.jsonl"
+
+
+Turn = tuple[str, str]
+"""Who wrote a part of an answer, "policy" or "environment", and what."""
 
 
 # Made by actors.transcripts, read by people.
 @dataclass(frozen=True, slots=True)
 class Transcript:
     """One answer. `reward` and `parts` (by reward function) are None where it could not be scored; `versions` are
-    (weight version, first token, end) of its spans.
+    (weight version, first token, end) of its spans. turns: the answer cut up, where an environment had a part in it.
 
     Example: Transcript(17, 4, "2 + 2 = ?", "4", 1.0, {"number": 1.0}, ((3, 0, 2),), "stop", 2)
     """
@@ -30,6 +35,7 @@ class Transcript:
     versions: tuple[tuple[int, int, int], ...]
     finish: str
     length: int
+    turns: tuple[Turn, ...] = ()
 
 
 class TranscriptWriter:
@@ -42,7 +48,7 @@ class TranscriptWriter:
         self._path = folder / FILE
         folder.mkdir(parents=True, exist_ok=True)
         self.rewind(done)
-        self._texts = None if tensorboard is None else TensorBoardTexts(tensorboard)
+        self._texts = None if tensorboard is None else _texts(tensorboard)
 
     def rewind(self, step: int) -> None:
         """Drop what was written of later steps."""
@@ -64,12 +70,20 @@ class TranscriptWriter:
             self._texts.finish()
 
 
+def _texts(folder: Path) -> "TensorBoardTexts":
+    # Imported here: a run that does not ask for it should not pay its start-up.
+    from raytune.monitors.tensorboard import TensorBoardTexts
+
+    return TensorBoardTexts(folder)
+
+
 def markdown(one: Transcript) -> str:
     """A transcript for TensorBoard; texts are indented, so that nothing in them is taken for markup."""
     parts = ", ".join(f"{name} {_number(score)}" for name, score in one.parts.items())
     weights = ", ".join(str(version) for version, _, _ in one.versions)
     head = f"**reward {_number(one.reward)}** ({parts}), prompt {one.number}, {one.length} tokens, {one.finish}"
-    return f"{head}, weights {weights}\n\n{_block(one.prompt)}\n\n**answer**\n\n{_block(one.answer)}"
+    said = [f"**{who}**\n\n{_block(text)}" for who, text in one.turns or (("answer", one.answer),)]
+    return "\n\n".join([f"{head}, weights {weights}", _block(one.prompt), *said])
 
 
 def _block(text: str) -> str:
@@ -86,6 +100,7 @@ def _fields(one: Transcript) -> dict[str, Any]:
         "row": one.row,
         "prompt": one.prompt,
         "answer": one.answer,
+        **({"turns": [{"from": who, "text": text} for who, text in one.turns]} if one.turns else {}),
         "reward": one.reward if one.reward is None or math.isfinite(one.reward) else None,
         "parts": dict(one.parts),
         "versions": [list(span) for span in one.versions],

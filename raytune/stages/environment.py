@@ -88,24 +88,27 @@ async def converse(
     draw: Draw,
     *,
     budget: int,
+    max_turns: int,
     encode: Callable[[str], list[int]],
     decode: Callable[[Sequence[int]], str],
 ) -> Completion:
     """One answer of several turns that begins with `first`.
 
-    It ends when the environment says so ("environment"), and with "length" when `budget` tokens are used up or would
-    be by the environment's words; so it always ends with a token that was drawn, unless the environment ends it.
+    It ends when the environment says so ("environment"), and with "length" after `max_turns` draws, or when `budget`
+    tokens are used up or would be by the environment's words; so it always ends with a token that was drawn, unless
+    the environment ends it.
     """
     await environment.reset(prompt)
-    transcript, part = Transcript([], [], [], []), first
+    transcript, part, turns = Transcript([], [], [], []), first, 0
     while True:
+        turns += 1
         transcript.add_drawn(part)
         if part.finish == "length":
             return transcript.completion("length")
         reply = await environment.step(decode(part.ids.tolist()), part.ids)
         given = list(reply.ids) or encode(reply.text)
         left = budget - len(transcript.ids) - len(given)
-        if left < (0 if reply.done else 1):
+        if left < (0 if reply.done else 1) or (turns == max_turns and not reply.done):
             return transcript.completion("length")
         transcript.add_given(given)
         if reply.done:

@@ -131,12 +131,7 @@ class Loop:
             return
         self.trainer.metric_step(metric)
         greater = self.evaluation.greater_is_better
-        sign = 1.0 if (not name.endswith("loss") if greater is None else greater) else -1.0
-        best = self.state.best_metric
-        if best is None or sign * metric > sign * best:
-            self.state.best_metric, self.state.best_step, self.state.stale_evals = metric, self.state.step, 0
-        else:
-            self.state.stale_evals += 1
+        self.state.judge(metric, greater=not name.endswith("loss") if greater is None else greater)
 
     def _record(self, numbers: Entry) -> None:
         state = self.state

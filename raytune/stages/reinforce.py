@@ -8,10 +8,11 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from raytune.config.output import OutputConfig
-from raytune.engine.checkpoint import CheckpointStore
+from raytune.engine.checkpoint import CheckpointStore, write_json
 from raytune.errors import PolicyLostError
 from raytune.log import get_logger
 from raytune.monitors.base import Entry, Monitor
@@ -21,8 +22,11 @@ from raytune.stages.prompts import PromptCursor, PromptSource
 from raytune.stages.recovery import Ages, Losses, Recovery, resume_point
 from raytune.stages.samples import Sampling, ScoredGroup
 from raytune.stages.state import TrainState, load_state
+from raytune.stages.validation import Validation, is_due
 
 log = get_logger(__name__)
+
+ALGORITHM = "algorithm.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +35,8 @@ class ReinforcePlan:
 
     Args: prompts_per_step: groups that one update learns from. max_staleness: versions that the oldest token of an
     answer may be behind the weights that learn from it. max_rounds: prompts that filtering may draw for one step, as
-    a multiple of the batch. timeout: seconds without a finished group after which the run stops.
+    a multiple of the batch. timeout: seconds without a finished group after which the run stops. algorithm: its numbers
+    by name, for people who look into a checkpoint.
 
     Example: ReinforcePlan(200, prompts_per_step=8, group_size=8, num_rows=1000, sampling=Sampling())
     """
@@ -44,6 +49,7 @@ class ReinforcePlan:
     max_staleness: int = 0
     max_rounds: int = 10
     timeout: float = 600.0
+    algorithm: Mapping[str, Any] = field(default_factory=dict)
 
 
 class ReinforceLoop:
@@ -52,6 +58,7 @@ class ReinforceLoop:
     Args: experience: what is learned from the groups of a step. keeps: False for a group that is replaced by another
     one (dynamic sampling). transcribe: is shown the groups of each step. interrupted: asked after each step; True
     saves and returns early. recovery: how lost ranks are replaced. phase: what watches each part of a step.
+    validation: of held-out prompts; None where there are none.
     """
 
     def __init__(
@@ -72,17 +79,19 @@ class ReinforceLoop:
         interrupted: Callable[[], bool],
         recovery: Recovery,
         phase: Callable[[str], AbstractContextManager[None]] = lambda name: nullcontext(),
+        validation: Validation | None = None,
     ) -> None:
         self.plan, self.output = plan, output
         self.source, self.rollouts, self.policy, self.weights = source, rollouts, policy, weights
         self.experience, self.keeps, self.transcribe = experience, keeps, transcribe
         self.monitor, self.checkpoints, self.state, self.interrupted = monitor, checkpoints, state, interrupted
-        self.recovery, self.phase = recovery, phase
+        self.recovery, self.phase, self.validation = recovery, phase, validation
         state.total_steps = plan.total_steps
         self._ages, self._losses = Ages(plan.max_staleness), Losses(recovery.most)
         self._published = state.step  # the last step whose weights all replicas have got
         self._taken: list[ScoredGroup] = []  # what the running step learns from, until the next one takes its own
         self._taken_at = state.step  # what was published when they were taken
+        self._early: list[ScoredGroup] = []  # finished while held-out prompts were answered
         self._ready: list[ScoredGroup] = []  # scored and waiting for an update that learns from them
         self._drawn: set[int] = set()  # numbers of prompts that were submitted and not learned from yet
         self._dropped: Counter[str] = Counter()
@@ -145,19 +154,23 @@ class ReinforceLoop:
     def _run(self) -> bool:
         if self.state.step >= self.plan.total_steps:
             log.info("the run is complete at step %s; writing its result", self.state.step)
-        else:
-            self._publish(self.state.step)
-        while self.state.step < self.plan.total_steps and self._step():
+            return True
+        self._publish(self.state.step)
+        if self.validation is not None and self.validation.cfg.eval_on_start and self.state.step == 0:
+            self._validate(self.validation)
+        while self.state.step < self.plan.total_steps and not self._stops_early() and self._step():
             if self.interrupted():
                 self._save()
                 return False
         if self.output.save_strategy != "no":
             self._save()
+        if self.validation is not None and self.validation.done_at != self.state.step:
+            self._validate(self.validation)
         return True
 
     def _step(self) -> bool:
         """One rollout batch; False when no prompt is left to fill it."""
-        begun = time.monotonic()
+        begun, epoch = time.monotonic(), int(self.source.epoch)
         groups = self._gather()
         if not groups:
             log.info("the prompts are used up after %s steps", self.state.step)
@@ -179,10 +192,36 @@ class ReinforceLoop:
         }
         self.transcribe(self.state.step, groups)
         self.monitor.advance(self.state.step)
-        self._log(groups, experience, result, seconds, times)
-        if _due(self.output.save_strategy, self.output.save_steps, self.state.step, self.plan.total_steps):
+        ended = int(self.source.epoch) > epoch
+        if self._is_due(self.output.logging_strategy, self.output.logging_steps, ended):
+            self._log(groups, experience, result, seconds, times)
+        validated = self._validate_if_due(ended)
+        # The best model can only be loaded back if the step of every validation was saved.
+        wanted = validated and self._keeps_best()
+        if wanted or self._is_due(self.output.save_strategy, self.output.save_steps, ended):
             self._save()
         return True
+
+    def _is_due(self, strategy: str, every: float, epoch_ended: bool) -> bool:
+        return is_due(strategy, every, self.state.step, self.plan.total_steps, epoch_ended=epoch_ended)
+
+    def _validate_if_due(self, epoch_ended: bool) -> bool:
+        validation = self.validation
+        if validation is None or not self._is_due(validation.cfg.eval_strategy, validation.every, epoch_ended):
+            return False
+        self._validate(validation)
+        return True
+
+    def _validate(self, validation: Validation) -> None:
+        numbers, early = validation.run(self.state)
+        self._early += early
+        self._record(numbers)
+
+    def _stops_early(self) -> bool:
+        return self.validation is not None and self.validation.stops_early(self.state)
+
+    def _keeps_best(self) -> bool:
+        return self.validation is not None and self.validation.cfg.load_best_model_at_end
 
     def _gather(self) -> list[ScoredGroup]:
         """The groups of the next update: as many as a step takes, or what is left at the end of the prompts."""
@@ -192,11 +231,9 @@ class ReinforceLoop:
         while True:
             self._submit()
             self._ready = [group for group in self._ready if self._fits(group)]
-            if len(self._ready) >= wanted or not self.rollouts.pending():
+            if len(self._ready) >= wanted or not (self._early or self.rollouts.pending()):
                 break
-            with self.phase("rollout"):
-                found = self.rollouts.wait(self.plan.timeout)
-            for group in map(self._ages.dated, found):
+            for group in map(self._ages.dated, self._finished()):
                 seen += 1
                 if self.keeps(group) or seen > limit:
                     self._ready.append(group)
@@ -208,6 +245,14 @@ class ReinforceLoop:
         self._taken_at = self._published
         self._drawn -= {group.number for group in self._taken}
         return self._taken
+
+    def _finished(self) -> list[ScoredGroup]:
+        """Groups that were not looked at yet, at least one."""
+        if self._early:
+            found, self._early = self._early, []
+            return found
+        with self.phase("rollout"):
+            return self.rollouts.wait(self.plan.timeout)
 
     def _submit(self) -> None:
         """Draw prompts for the running step and as many further ones as staleness allows."""
@@ -245,29 +290,39 @@ class ReinforceLoop:
         seconds: Mapping[str, float],
         sync: Mapping[str, float],
     ) -> None:
+        numbers: Entry = {
+            "loss": result.loss,
+            **describe(groups, version=self.state.step - 1),
+            **result.metrics,
+            **({} if experience.kl is None else {"kl": experience.kl}),
+            "clip_fraction": sum(result.metrics.get(name, 0.0) for name in ("clip_low", "clip_high", "clip_dual")),
+            "grad_norm": result.grad_norm,
+            "lr": result.learning_rate,
+            **{f"groups_{why}": self._dropped[why] for why in ("filtered", "too_old")},
+            "time_step": round(sum(seconds.values()), 4),
+            **{f"time_{part}": round(took, 4) for part, took in seconds.items()},
+            **{f"time_sync_{part}": round(took, 4) for part, took in sync.items()},
+            "tokens_per_second": _rate(result.num_tokens, sum(seconds.values())),
+            "rollout_tokens_per_second": _rate(sum(sum(group.lengths) for group in groups), seconds["rollout"]),
+        }
+        self._dropped.clear()
+        self._record(numbers)
+
+    def _record(self, numbers: Entry) -> None:
+        """Log numbers with where the run stands."""
         state = self.state
-        if not _due(self.output.logging_strategy, self.output.logging_steps, state.step, self.plan.total_steps):
-            return
+        per_step = state.elapsed / max(state.step, 1)
         entry: Entry = {
             "current_steps": state.step,
             "total_steps": self.plan.total_steps,
-            "loss": result.loss,
-            **describe(groups, version=state.step - 1),
-            **({} if experience.kl is None else {"kl": experience.kl}),
-            **result.metrics,
-            "grad_norm": result.grad_norm,
-            "lr": result.learning_rate,
-            **{f"groups_{why}": count for why, count in sorted(self._dropped.items())},
-            **{f"time_{part}": round(took, 4) for part, took in seconds.items()},
-            **{f"time_sync_{part}": round(took, 4) for part, took in sync.items()},
+            **numbers,
             "epoch": round(self.source.epoch, 4),
             "percentage": round(100 * state.step / self.plan.total_steps, 2),
             "elapsed_time": round(state.elapsed, 2),
-            "remaining_time": round(state.elapsed / state.step * (self.plan.total_steps - state.step), 2),
-            "throughput": round(state.num_tokens / state.elapsed, 2) if state.elapsed else 0.0,
+            "remaining_time": round(per_step * (self.plan.total_steps - state.step), 2),
+            "throughput": _rate(state.num_tokens, state.elapsed),
             "total_tokens": state.num_tokens,
         }
-        self._dropped.clear()
         state.log_history.append(entry)
         self.monitor.log(state.step, entry)
 
@@ -282,18 +337,21 @@ class ReinforceLoop:
     def _write(self, step: int) -> None:
         folder = self.checkpoints.stage(step)
         self.policy.save(folder, with_state=not self.output.save_only_model)
+        write_json(folder / ALGORITHM, self.plan.algorithm)
         # What is under way is drawn again by a run that goes on from here: answers are not kept, prompts are.
         cursor = self.source.cursor
         self.state.prompts = (cursor.next, tuple(sorted({*cursor.again, *self._drawn})))
         self.state.save(folder)
         self.checkpoints.commit(step)
-        self.checkpoints.prune(self.output.save_total_limit, keep=None)
+        self.checkpoints.prune(self.output.save_total_limit, keep=self.state.best_step if self._keeps_best() else None)
 
 
 def describe(groups: Sequence[ScoredGroup], *, version: int) -> dict[str, float]:
     """Numbers of the answers of one step that need no model.
 
     Args: version: of the weights that are about to learn from them.
+    Returns: among others time_group, the mean seconds in which a replica drew a group, and time_reward, the sum of the
+    seconds that reward workers spent on these groups; both pass while the loop waits for answers.
     """
     rewards = [reward for group in groups for reward in group.rewards]
     known = [reward for reward in rewards if not math.isnan(reward)]
@@ -305,25 +363,24 @@ def describe(groups: Sequence[ScoredGroup], *, version: int) -> dict[str, float]
         "reward": mean,
         "reward_std": math.sqrt(math.fsum((reward - mean) ** 2 for reward in known) / len(known)) if known else 0.0,
         "completion_length": sum(lengths) / len(lengths),
+        "completion_length_min": float(min(lengths)),
         "completion_length_max": float(max(lengths)),
         "cut_share": cut / len(lengths),
         "unscorable": float(len(rewards) - len(known)),
         "staleness": sum(oldest) / len(oldest),
+        "staleness_max": float(max(oldest)),
         "groups_alike": float(sum(len(set(group.rewards)) == 1 for group in groups)),
-        "seconds_of_a_group": sum(group.rollout_seconds for group in groups) / len(groups),
-        "seconds_of_a_reward": sum(group.reward_seconds for group in groups) / len(groups),
+        "time_group": round(sum(group.rollout_seconds for group in groups) / len(groups), 4),
+        "time_reward": round(sum(group.reward_seconds for group in groups), 4),
     }
     parts = {name: [group.table.means[name] for group in groups] for name in groups[0].table.names}
     return numbers | {f"reward_{name}": _mean(values) for name, values in parts.items()}
 
 
+def _rate(count: float, seconds: float) -> float:
+    return round(count / seconds, 2) if seconds else 0.0
+
+
 def _mean(values: Sequence[float]) -> float:
     known = [value for value in values if not math.isnan(value)]
     return math.fsum(known) / len(known) if known else math.nan
-
-
-def _due(strategy: str, every: float, step: int, total: int) -> bool:
-    if strategy == "no":
-        return False
-    interval = math.ceil(every * total) if every < 1 else int(every)
-    return step % max(interval, 1) == 0

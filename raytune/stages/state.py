@@ -1,6 +1,7 @@
 """What a run remembers: where it stands, what it logged, which checkpoint was best."""
 
 import json
+import math
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,14 @@ class TrainState:
         self.learner.update(other.learner)
         kept = {"log_history": self.log_history, "learner": self.learner}
         vars(self).update({**vars(other), **kept})
+
+    def judge(self, metric: float, *, greater: bool) -> None:
+        """Compare an evaluation of this step with the best so far. Args: greater: more is better."""
+        better = self.best_metric is None or (metric > self.best_metric if greater else metric < self.best_metric)
+        if better and not math.isnan(metric):
+            self.best_metric, self.best_step, self.stale_evals = metric, self.step, 0
+        else:
+            self.stale_evals += 1
 
     def save(self, folder: Path) -> None:
         names = {"global_step": self.step, "max_steps": self.total_steps}

@@ -6,7 +6,13 @@ from typing import Any
 from tests.helpers.runs import run_keys
 
 REWARDS = '''
-import os, pathlib, signal, time
+import time
+
+def alike(completions, **columns):
+    return [1.0 for _ in completions]
+
+def hang(completions, **columns):
+    time.sleep(600)
 
 def letters(completions, **columns):
     """How many of the characters are letters: it differs between answers, whatever the model has learned."""

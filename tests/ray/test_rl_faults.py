@@ -6,17 +6,24 @@ learned from twice, or answered by other weights.
 
 import json
 import logging
+import re
+import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
+import ray
+import yaml
 
 from raytune.config.load import load_config
 from raytune.engine.checkpoint import CheckpointStore, damaged_files
+from raytune.errors import RolloutError
 from raytune.launch import Summary, train
 from raytune.launch_rl import learn
+from raytune.launch_rl.stalls import FILE
 from tests.helpers.answering import grpo_keys
 from tests.helpers.assassin import Assassin, Murder
+from tests.helpers.processes import finish, start_python
 from tests.helpers.trained import WEIGHTS
 
 pytestmark = pytest.mark.usefixtures("ray_local")
@@ -81,3 +88,56 @@ def test_a_run_in_which_everything_dies_ends_with_the_same_bytes(folder, whole, 
 
 def test_one_replica_draws_what_two_do(folder, whole):
     assert_same_end(run(folder, "one-replica", num_rollouts=1).folder, whole)
+
+
+def test_a_killed_driver_goes_on_and_ends_with_the_same_bytes(folder, whole):
+    here = str(ray.get_runtime_context().gcs_address)
+    keys = {**KEYS, "output_dir": str(folder / "killed"), "ray_address": here}
+    file = folder / "killed.yaml"
+    file.write_text(yaml.safe_dump(grpo_keys(folder, **keys)))
+    for phase, count in (("rollout", 5), ("update", 2), ("publish", 3), ("save", 2)):
+        process = start_python("-m", "tests.helpers.dying", phase, str(count), str(file))
+        said = finish(process)
+        assert process.returncode == -signal.SIGKILL, said
+        assert not (folder / "killed" / WEIGHTS).exists()
+    process = start_python("-m", "raytune.cli", "train", str(file))
+    said = finish(process)
+    assert process.returncode == 0, said
+    assert "resuming from" in said
+    assert_same_end(folder / "killed", whole)
+
+
+def test_a_resume_with_no_step_left_says_so_and_ends(folder, whole, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("raytune"), "propagate", True)
+    before = (whole / WEIGHTS).read_bytes()
+    summary = run(folder, "whole")
+    assert f"the run is complete at step {STEPS}; writing its result" in caplog.text
+    assert not summary.interrupted
+    assert (whole / WEIGHTS).read_bytes() == before
+
+
+def test_prompts_that_run_out_end_the_run(folder, caplog, monkeypatch):
+    """Filtering gives up after two times two prompts; the fifth and sixth teach step 1, and step 2 has none left."""
+    monkeypatch.setattr(logging.getLogger("raytune"), "propagate", True)
+    rewards = f"{folder / 'rewards.py'}:alike"
+    keys = {"dynamic_sampling": True, "max_sampling_rounds": 2, "max_samples": 8, "num_train_epochs": 1}
+    alone = {"num_workers": 1, "num_rollouts": 1, "max_steps": -1}
+    summary = run(folder, "used-up", reward_funcs=rewards, **keys, **alone)
+    assert "the prompts are used up after 1 steps" in caplog.text
+    assert CheckpointStore(summary.folder).steps() == [1]
+    assert (summary.folder / WEIGHTS).is_file()
+
+
+def test_a_stalled_phase_is_named_with_the_stacks_of_all_actors(folder, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("raytune"), "propagate", True)
+    rewards = f"{folder / 'rewards.py'}:hang"
+    with pytest.raises(
+        RolloutError, match=r"no group of answers was finished within 8 s; 2 are pending, 2 of them drawn"
+    ):
+        run(folder, "stalled", reward_funcs=rewards, rollout_timeout=8, num_workers=1, num_rollouts=1)
+    assert re.search(r"phase rollout has lasted for \d+ s, of at most 8 s: all stacks are in ", caplog.text)
+    seen = (folder / "stalled" / FILE).read_text()
+    for what in ("driver", "rank 0", "rollout replica", "rollout router", "reward desk", "reward worker"):
+        assert f"== {what}, node " in seen
+    assert re.search(r'File "[^"]*rewards.py", line \d+ in hang', seen)
+    assert re.search(r'File "[^"]*gather.py", line \d+ in _wait_for_one', seen)

@@ -55,10 +55,11 @@ def test_of_a_pair_of_sums_the_chosen_one_is_right() -> None:
     for name in ("addition_one_digit", "addition_one_digit_held_out"):
         solutions = {row["messages"][0]["content"]: row["solution"] for row in rows(name)}
         pairs = rows(name.replace("one_digit", "pairs"))
-        assert {row["instruction"] for row in pairs} == solutions.keys()
+        assert {row["messages"][0]["content"] for row in pairs} == solutions.keys()
         for row in pairs:
-            last = [re.findall(r"\d+", row[side])[-1] for side in ("chosen", "rejected")]
-            assert [number == solutions[row["instruction"]] for number in last] == [True, False]
+            assert {message["role"] for message in (row["chosen"], row["rejected"])} == {"assistant"}
+            last = [re.findall(r"\d+", row[side]["content"])[-1] for side in ("chosen", "rejected")]
+            assert [number == solutions[row["messages"][0]["content"]] for number in last] == [True, False]
 
 
 def test_every_sum_of_two_digits_is_asked_once_and_solved() -> None:

@@ -80,6 +80,43 @@ def dynamic_sampling_has_groups(config: RunConfig) -> Broken | None:
     return broken(wrong, what, "dynamic_sampling", "num_generations", fix="Set num_generations to 2 or more.")
 
 
+def turns_have_an_environment(config: RunConfig) -> Broken | None:
+    wrong = config.rl.environment is None and config.rl.max_turns != type(config.rl).model_fields["max_turns"].default
+    what = "max_turns counts turns with an environment, and there is none"
+    return broken(wrong, what, "max_turns", "environment", fix="Set environment.")
+
+
+def the_likeliest_answer_is_one(config: RunConfig) -> Broken | None:
+    evaluation = config.evaluation
+    wrong = evaluation.eval_temperature == 0 and evaluation.eval_num_generations > 1
+    what = f"eval_temperature 0 draws {evaluation.eval_num_generations} times the same answer"
+    keys = ("eval_temperature", "eval_num_generations")
+    return broken(wrong, what, *keys, fix="Set eval_num_generations: 1, or a temperature.")
+
+
+def held_out_prompts_are_one_set(config: RunConfig) -> Broken | None:
+    wrong = learns_from_answers(config) and config.dataio.eval_on_each_dataset
+    what = f"stage {config.train.stage} validates on all held-out prompts together"
+    return broken(wrong, what, "eval_on_each_dataset", "stage", fix="Leave eval_on_each_dataset out.")
+
+
+def rewards_say_what_is_best(config: RunConfig) -> Broken | None:
+    answers = config.evaluation.eval_num_generations
+    powers = {1 << bit for bit in range(answers.bit_length()) if 1 << bit <= answers}
+    known = ["eval_reward", "eval_completion_length", *(f"eval_pass@{k}" for k in sorted({*powers, answers}))]
+    metric = f"eval_{(config.evaluation.metric_for_best_model or 'reward').removeprefix('eval_')}"
+    wrong = learns_from_answers(config) and metric not in known
+    what = f"metric_for_best_model {metric} is not measured in stage {config.train.stage}"
+    return broken(wrong, what, "metric_for_best_model", "stage", fix=f"There are {', '.join(known)}.")
+
+
+def schedules_follow_no_reward(config: RunConfig) -> Broken | None:
+    kind = config.optim.lr_scheduler_type
+    wrong = learns_from_answers(config) and kind in ("reduce_lr_on_plateau", "greedy")
+    what = f"lr_scheduler_type {kind} follows an evaluation's loss, which stage {config.train.stage} has not"
+    return broken(wrong, what, "lr_scheduler_type", "stage", fix="Use constant, linear or cosine.")
+
+
 def adapters_travel_alone(config: RunConfig) -> Broken | None:
     wrong = config.generation.weight_sync == "adapter" and engine_rank(config) is None
     what = "weight_sync adapter sends a new LoRA adapter of linear layers alone, and this run trains something else"
@@ -127,5 +164,10 @@ RL_RULES = (
     answers_are_drawn,
     taking_turns_is_synchronous,
     dynamic_sampling_has_groups,
+    turns_have_an_environment,
+    the_likeliest_answer_is_one,
+    held_out_prompts_are_one_set,
+    rewards_say_what_is_best,
+    schedules_follow_no_reward,
     reward_adapters_have_a_model,
 )

@@ -1,10 +1,10 @@
 import math
 
-from actors.transcripts import spread, transcribe
+from actors.transcripts import spread, transcribe, turns_of
 from raytune.rewards.base import RewardFunction
 from raytune.stages.samples import Group, ScoredGroup
 from raytune.stages.scoring import score_group
-from tests.helpers.groups import text_group
+from tests.helpers.groups import completion, text_group
 from tests.helpers.tiny import tiny_tokenizer
 
 TOKENIZER = tiny_tokenizer()
@@ -35,3 +35,10 @@ def test_groups_are_taken_evenly() -> None:
     groups = [scored_of(["a"], number=number)[0] for number in range(8)]
     assert [group.number for group in spread(groups, 4)] == [0, 2, 4, 6]
     assert len(spread(groups, 20)) == 8
+
+
+def test_what_an_environment_wrote_is_told_apart() -> None:
+    ids = TOKENIZER("<calc>1+1</calc>2so 2", add_special_tokens=False)["input_ids"]
+    mask = [place != len("<calc>1+1</calc>") for place in range(len(ids))]
+    turns = turns_of(completion(ids, mask=mask), TOKENIZER)
+    assert turns == (("policy", "<calc>1+1</calc>"), ("environment", "2"), ("policy", "so 2"))

@@ -37,6 +37,7 @@ CASES: dict[str, tuple[dict[str, object], dict[str, object]]] = {
         {"stage": "grpo", "weight_sync": "adapter", "finetuning_type": "full"},
         {"weight_sync": "merged"},
     ),
+    "replicas_read_their_keys": ({"stage": "grpo", "sglang_maxlen": 100}, {"sglang_maxlen": 4096}),
     "groups_need_answers": ({"stage": "grpo", "num_generations": 1}, {"num_generations": 4}),
     "grpo_has_no_critic": ({"stage": "grpo", "advantage": "gae"}, {"advantage": "group"}),
     "own_critic_is_asked": ({"stage": "ppo", "critic": "own", "advantage": "reinforce++"}, {"advantage": "gae"}),
@@ -111,6 +112,13 @@ CASES: dict[str, tuple[dict[str, object], dict[str, object]]] = {
     "unsloth_excludes_zero3": ({"use_unsloth": True, "deepspeed": ZERO3}, {"use_unsloth": False}),
     "kt_excludes_zero3": ({"use_kt": True, "deepspeed": ZERO3}, {"use_kt": False}),
     "single_is_one_rank": ({"engine": "single", "num_workers": 2}, {"engine": "ddp"}),
+    "turns_have_an_environment": ({"max_turns": 2}, {"environment": "raytune.stages.calculator:Calculator"}),
+    "the_likeliest_answer_is_one": ({"eval_temperature": 0.0}, {"eval_num_generations": 1}),
+    "held_out_prompts_are_one_set": ({"stage": "grpo", "eval_on_each_dataset": True}, {"eval_on_each_dataset": False}),
+    "rewards_say_what_is_best": ({"stage": "grpo", "metric_for_best_model": "pass@3"}, {"eval_num_generations": 3}),
+    "schedules_follow_no_reward": (
+        {"stage": "grpo", "lr_scheduler_type": "reduce_lr_on_plateau"}, {"lr_scheduler_type": "cosine"},
+    ),
     "shards_over_all_ranks": ({"fsdp_size": 2, "num_workers": 4}, {"num_workers": 2}),
 }  # fmt: skip
 

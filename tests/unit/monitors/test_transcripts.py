@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -65,3 +66,13 @@ def test_what_was_said_is_no_markup() -> None:
     assert shown.startswith("**reward 1** (number 1, short none), prompt 17, 2 tokens, stop, weights 3, 4\n")
     assert "\n    2 + 2?\n" in shown
     assert shown.endswith("\n    4")
+
+
+def test_turns_are_shown_one_by_one(tmp_path: Path) -> None:
+    talk = replace(ONE, turns=(("policy", "<calc>2+2</calc>"), ("environment", "<result>4</result>"), ("policy", "4")))
+    assert markdown(talk).endswith(
+        "**policy**\n\n    <calc>2+2</calc>\n\n**environment**\n\n    <result>4</result>\n\n**policy**\n\n    4"
+    )
+    writer = TranscriptWriter(tmp_path)
+    writer.write(1, [talk])
+    assert lines(tmp_path)[0]["turns"][1] == {"from": "environment", "text": "<result>4</result>"}

@@ -46,9 +46,20 @@ class Script:
         return drawn(self.turns.pop(0), version=len(self.seen))
 
 
-def run(environment: Environment, first: Completion, script: Script, *, budget: int = 200) -> Completion:
+def run(
+    environment: Environment, first: Completion, script: Script, *, budget: int = 200, max_turns: int = 8
+) -> Completion:
     return asyncio.run(
-        converse(environment, PROMPT, first, script.draw, budget=budget, encode=text_ids, decode=ids_text)
+        converse(
+            environment,
+            PROMPT,
+            first,
+            script.draw,
+            budget=budget,
+            max_turns=max_turns,
+            encode=text_ids,
+            decode=ids_text,
+        )
     )
 
 
@@ -73,6 +84,18 @@ def test_every_turn_sees_exactly_the_tokens_so_far() -> None:
     assert [whole[: len(seen)] for seen in script.seen] == script.seen
     assert "<result>0.25</result>" in ids_text(answer.ids.tolist())
     assert script.limits == [200 - (len(seen) - len(PROMPT.ids)) for seen in script.seen]
+
+
+def test_turns_come_to_an_end() -> None:
+    script = Script("<calc>3</calc>", "<calc>4</calc>", "never")
+    answer = run(Calculator(), drawn("<calc>2</calc>", 0), script, max_turns=3)
+    assert (
+        ids_text(answer.ids.tolist())
+        == "<calc>2</calc><result>2</result><calc>3</calc><result>3</result><calc>4</calc>"
+    )
+    assert answer.finish == "length"
+    last = run(Calculator(), drawn("<calc>2</calc>", 0), Script("2"), max_turns=2)
+    assert last.finish == "environment"
 
 
 def test_a_turn_that_ran_out_of_tokens_ends_the_answer() -> None:

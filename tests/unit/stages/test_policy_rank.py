@@ -167,8 +167,28 @@ def test_with_one_step_the_old_logprobs_need_no_pass_of_their_own(tmp_path):
         rank.update(1, given)
         found.append(caught[0])
         passes.append(len(calls))
-    assert passes[1] == 2 * passes[0] == 2 * len(share.micro[0])
+    # One pass more is the reference's, over some of the answers, for the log.
+    assert passes[1] - 1 == 2 * (passes[0] - 1) == 2 * len(share.micro[0])
     assert_same(found[0], found[1])
+
+
+def test_the_divergence_is_told_by_some_answers_where_no_term_asks_for_it(tmp_path):
+    groups = random_groups(3, 8)
+    rank = started(tmp_path, LearnRule())
+    catch_gradients(rank)
+    (share,) = share_out(groups, samples_of(groups), Cut(max_tokens=3000))
+    sums = rank.update(1, share)
+    rank.model.set_attn_implementation("eager")
+    gaps = []
+    for number in share.micro[0][0][::8]:
+        sample = share.samples[number]
+        with torch.no_grad(), rank.model.disable_adapter():
+            base, _, _ = row_logprobs(rank.model, sample.payload, sample.place)
+        gaps.append(base - torch.from_numpy(sample.payload.completions[sample.place].logprobs))
+    gap = torch.cat(gaps).double()
+    assert len(gaps) == 3
+    # k3 of Schulman's note, for draws of the policy.
+    assert sums.sums["kl"] / sums.count == pytest.approx(float((gap.exp() - 1 - gap).mean()), rel=1e-4)
 
 
 def test_groups_of_equal_rewards_change_no_weight(tmp_path):

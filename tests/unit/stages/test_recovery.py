@@ -86,7 +86,7 @@ class Cluster:
         (folder / "weights.json").write_text(json.dumps(self.weights))
 
     def rebuild(self, checkpoint: Path | None) -> None:
-        self.rebuilt.append(None if checkpoint is None else checkpoint.name)
+        self.rebuilt.append(checkpoint.name if checkpoint else None)
         self.call("rebuild")
         saved = [] if checkpoint is None else json.loads((checkpoint / "weights.json").read_text())
         self.weights = [tuple(step) for step in saved]

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from raytune.config.evaluation import EvalConfig
 from raytune.config.output import OutputConfig
 from raytune.data.store import Manifest, RowStore, to_table, write_block, write_manifest
 from raytune.engine.checkpoint import CheckpointStore
@@ -14,11 +15,12 @@ from raytune.monitors.base import Entry
 from raytune.rewards.table import RewardTable
 from raytune.stages.experience import group_experience, teaches
 from raytune.stages.interfaces import PolicyResult, PolicySample, TokenNumbers
-from raytune.stages.prompts import PromptCursor, PromptSource
+from raytune.stages.prompts import HELD_OUT, PromptCursor, PromptSource, held_out_prompts
 from raytune.stages.recovery import Recovery
 from raytune.stages.reinforce import ReinforceLoop, ReinforcePlan
 from raytune.stages.samples import Prompt, Sampling, ScoredGroup
 from raytune.stages.state import TrainState, load_state
+from raytune.stages.validation import Validation
 from raytune.types import Encoded
 
 RULE = EstimatorRule("group")
@@ -126,6 +128,8 @@ def loop(
     state: TrainState | None = None,
     stop_at: int | None = None,
     filters: bool = False,
+    evaluation: EvalConfig | None = None,
+    output: OutputConfig | None = None,
 ) -> tuple[ReinforceLoop, Log]:
     state, log = state or TrainState(), Log()
     store = prompts(tmp_path / "prompts", 64)
@@ -133,7 +137,7 @@ def loop(
     (tmp_path / "out").mkdir(exist_ok=True)
     made = ReinforceLoop(
         ReinforcePlan(steps, 2, 2, len(store), Sampling(), max_staleness=staleness, max_rounds=3),
-        OutputConfig(save_steps=1, logging_steps=1),
+        output or OutputConfig(save_steps=1, logging_steps=1),
         source=PromptSource(store, seed=1, limit=limit, shuffle=False, cursor=PromptCursor(number, again)),
         rollouts=world,
         policy=world,
@@ -146,8 +150,13 @@ def loop(
         state=state,
         interrupted=lambda: stop_at is not None and state.step >= stop_at,
         recovery=Recovery(world.rebuild),
+        validation=None if evaluation is None else held_out(store, world, evaluation),
     )
     return made, log
+
+
+def held_out(store: RowStore, world: World, evaluation: EvalConfig) -> Validation:
+    return Validation(evaluation, world, held_out_prompts(store, limit=2), Sampling(), 2, every=2, timeout=1.0)
 
 
 def test_without_staleness_drawing_and_learning_take_turns(tmp_path: Path) -> None:
@@ -232,3 +241,55 @@ def test_an_interrupted_run_goes_on_with_the_prompts_it_had_not_learned_from(tmp
         made, _ = loop(tmp_path, whole, steps=4)
         assert made.run()
         assert [*first.learned, *second.learned] == whole.learned
+
+
+def evaluated(log: Log) -> list[tuple[float, float]]:
+    return [(entry["current_steps"], entry["eval_reward"]) for entry in log.entries if "eval_reward" in entry]
+
+
+def test_held_out_prompts_are_asked_when_they_are_due(tmp_path: Path) -> None:
+    world = World(rewards={HELD_OUT: (1.0, 1.0)})
+    made, log = loop(tmp_path, world, steps=3, evaluation=EvalConfig(eval_strategy="steps", eval_on_start=True))
+    assert made.run()
+    assert evaluated(log) == [(0, 0.75), (2, 0.75), (3, 0.75)]  # before, every second step, and the end
+    assert world.learned == [[0, 0, 1, 1], [2, 2, 3, 3], [4, 4, 5, 5]]
+    held = f"submit [{HELD_OUT}, {HELD_OUT + 1}]"
+    assert [event for event in world.events if event in (held, "update 1", "publish 2")] == [
+        held, "update 1", "publish 2", held, held,
+    ]  # fmt: skip
+
+
+def test_prompts_that_are_drawn_ahead_are_not_lost_to_a_validation(tmp_path: Path) -> None:
+    world = World(newest_first=False)
+    made, log = loop(tmp_path, world, steps=4, staleness=1, evaluation=EvalConfig(eval_strategy="steps"))
+    assert made.run()
+    assert sorted(number for step in world.learned for number in step) == sorted([*range(8), *range(8)])
+    assert [step for step, _ in evaluated(log)] == [2, 4]
+
+
+def test_the_best_validation_is_kept_and_ends_a_run_that_stands_still(tmp_path: Path) -> None:
+    class Peak(World):
+        """Best at version 2."""
+
+        def group(self, prompt: Prompt, version: int) -> ScoredGroup:
+            self.rewards = {HELD_OUT: (1.0, 1.0) if version == 2 else (0.0, 0.0)}
+            return super().group(prompt, version)
+
+    evaluation = EvalConfig(eval_strategy="steps", load_best_model_at_end=True, early_stopping_steps=2)
+    output = OutputConfig(save_steps=2, save_total_limit=1)
+    made, _ = loop(tmp_path, Peak(), steps=20, evaluation=evaluation, output=output)
+    assert made.run()
+    assert (made.state.best_step, made.state.best_metric, made.state.step) == (2, 0.75, 6)
+    assert CheckpointStore(tmp_path / "out").steps() == [2, 6]
+
+
+def test_a_line_of_the_log_says_where_the_time_went(tmp_path: Path) -> None:
+    made, log = loop(tmp_path, World(), steps=1)
+    assert made.run()
+    (entry,) = log.entries
+    parts = [entry[f"time_{part}"] for part in ("rollout", "experience", "train", "sync")]
+    assert entry["time_step"] == pytest.approx(sum(parts), abs=3e-4)
+    assert (entry["time_reward"], entry["time_group"]) == (0.2, 2.0)  # two groups of 0.1 s, each drawn in 2 s
+    assert (entry["completion_length"], entry["completion_length_min"], entry["completion_length_max"]) == (3.5, 3, 4)
+    assert (entry["groups_filtered"], entry["groups_too_old"], entry["clip_fraction"]) == (0, 0, 0)
+    assert {"reward_right", "entropy", "tokens_per_second", "rollout_tokens_per_second"} <= set(entry)
