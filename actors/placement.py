@@ -154,6 +154,14 @@ def place(plan: Plan, nodes: Sequence[NodeShape]) -> list[str]:
 
     Raises PlacementError, in one line with the arithmetic, when the nodes could never hold the plan.
     """
+    homes = _assign(plan, nodes)
+    if isinstance(homes, Bundle):
+        raise _does_not_fit(plan, homes, nodes)
+    return homes
+
+
+def _assign(plan: Plan, nodes: Sequence[NodeShape]) -> list[str] | Bundle:
+    """The node of each bundle, or the first bundle that has none."""
     free = {node.name: [node.cpus, node.gpus] for node in nodes}
     homes: dict[int, str] = {}
     # The largest bundles first: a small one fits into what they leave, not the other way round.
@@ -162,7 +170,7 @@ def place(plan: Plan, nodes: Sequence[NodeShape]) -> list[str]:
         bundle = plan.bundles[index]
         home = next((n for n, (cpus, gpus) in free.items() if cpus >= bundle.cpus and gpus >= bundle.gpus), None)
         if home is None:
-            raise _does_not_fit(plan, bundle, nodes)
+            return bundle
         free[home][0] -= bundle.cpus
         free[home][1] -= bundle.gpus
         homes[index] = home
@@ -234,11 +242,8 @@ def _fewer_replicas(plan: Plan, nodes: Sequence[NodeShape]) -> str:
     others = tuple(bundle for bundle in plan.bundles if bundle.role != "rollout")
     replicas = tuple(bundle for bundle in plan.bundles if bundle.role == "rollout")
     for count in range(len(replicas) - 1, 0, -1):
-        try:
-            place(replace(plan, bundles=(*others, *replicas[:count])), nodes)
-        except PlacementError:
-            continue
-        return f"Set num_rollouts: {count} or add a node."
+        if not isinstance(_assign(replace(plan, bundles=(*others, *replicas[:count])), nodes), Bundle):
+            return f"Set num_rollouts: {count} or add a node."
     return "Add a node, set placement: colocated, or lower num_workers, num_rollouts or cpus_per_worker."
 
 

@@ -1,3 +1,5 @@
+import time
+
 import pytest
 
 from actors.placement import Bundle, NodeShape, Plan, check_memory, place
@@ -83,6 +85,14 @@ def test_too_many_replicas_are_refused_by_numbers_with_the_most_that_fit():
         "the run needs 10 CPUs (1 x trainer 1, 8 x rollout 1, 1 x reward 1), the cluster has 6 (a 4, b 2). "
         "Set num_rollouts: 4 or add a node."
     )
+
+
+def test_hundreds_of_replicas_are_refused_as_fast():
+    shapes = [NodeShape("a", 8, 0)]
+    started = time.process_time()
+    with pytest.raises(PlacementError, match=r"402 CPUs .* Set num_rollouts: 6"):
+        place(planned(shapes, num_rollouts=400, placement="disaggregated"), shapes)
+    assert time.process_time() - started < 2
 
 
 def test_models_that_no_memory_holds_are_refused_with_the_arithmetic():
