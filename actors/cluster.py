@@ -129,10 +129,11 @@ def local_node(cfg: ClusterConfig, *, cpus: float, gpus: float = 0) -> NodeShape
     if cpus > cores * _LOCAL_CPUS_PER_CORE:
         raise PlacementError(
             f"the run needs {cpus:g} CPUs, this machine has {cores}",
-            fix="Lower num_workers or cpus_per_worker, or name a cluster with ray_address.",
+            fix="Lower num_workers, num_rollouts or cpus_per_worker, or name a cluster with ray_address.",
         )
     given = cfg.ray_init_kwargs or {}
-    return NodeShape("this machine", given.get("num_cpus", max(cores, math.ceil(cpus))), given.get("num_gpus", gpus))
+    cpus = given.get("num_cpus", max(cores, math.ceil(cpus)))
+    return NodeShape("this machine", cpus, given.get("num_gpus", gpus), psutil.virtual_memory().available)
 
 
 def _connect(address: str, options: dict[str, Any]) -> None:

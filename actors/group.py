@@ -3,23 +3,23 @@
 driver -> all ranks at once -> first failure ends the group -> sums of the ranks added up for the loop
 """
 
-import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ray
-from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
+from ray.exceptions import GetTimeoutError, RayActorError
 from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from actors.files import Courier
 from actors.placement import Plan, num_threads
-from actors.trainer import TrainerWorker, died
+from actors.ranks import results_of
+from actors.trainer import TrainerWorker
 from raytune.config.run import RunConfig
 from raytune.data.batches import Position
-from raytune.errors import CheckpointError, RaytuneError, TrainError
+from raytune.errors import CheckpointError, TrainError
 from raytune.log import get_logger
 from raytune.stages.interfaces import EvalResult, StepResult
 
@@ -31,7 +31,7 @@ log = get_logger(__name__)
 
 _START_DEADLINE = 300.0
 _BUILD_DEADLINE = 3600.0
-# When one rank fails, its peers fail a moment later; waiting a little lets the cause be named instead of an effect.
+# For other nodes to delete their copies.
 _GRACE = 3.0
 # Batches that a rank evaluates in one call.
 _EVAL_BATCHES = 16
@@ -44,6 +44,9 @@ class TrainerGroup:
     bundles of the plan these are. worker: what each rank runs.
     """
 
+    lost: type[TrainError] = TrainError
+    """What is raised when a rank died or is late."""
+
     def __init__(
         self,
         cfg: RunConfig,
@@ -54,22 +57,29 @@ class TrainerGroup:
         role: str = "trainer",
         worker: type[TrainerWorker] = TrainerWorker,
     ) -> None:
-        self._timeout = cfg.cluster.ddp_timeout
-        indices = plan.of_role(role)
-        self._eval_part = _EVAL_BATCHES * cfg.train.per_device_eval_batch_size * len(indices)
+        self.timeout = cfg.cluster.ddp_timeout
+        self._cfg, self._plan, self._group, self._role, self._worker = cfg, plan, group, role, worker
+        self._indices = plan.of_role(role)
+        self._eval_part = _EVAL_BATCHES * cfg.train.per_device_eval_batch_size * len(self._indices)
         self._courier = Courier.start(shared=shared)
-        self._away: list[Any] = []
         self._workers: list[Any] = []
-        for rank, index in enumerate(indices):
-            bundle = plan.bundles[index]
-            actor = ray.remote(worker).options(
-                num_cpus=bundle.cpus,
-                num_gpus=bundle.gpus,
-                scheduling_strategy=PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=index),
+        self._begin()
+
+    def _begin(self) -> None:
+        """Start the processes of all ranks, each in its bundle, and connect them."""
+        self._away: list[Any] = []
+        self._workers = []
+        for rank, index in enumerate(self._indices):
+            cpus, gpus = self._plan.bundles[index].seat(self._role)
+            actor = ray.remote(self._worker).options(
+                num_cpus=cpus,
+                num_gpus=gpus,
+                scheduling_strategy=PlacementGroupSchedulingStrategy(self._group, placement_group_bundle_index=index),
             )
-            self._workers.append(actor.remote(cfg, rank=rank, world_size=len(indices), courier=self._courier))
-        self._nodes = [f"rank {rank}" for rank in range(len(indices))]
-        self._rendezvous(cfg, [plan.bundles[index].cpus for index in indices])
+            made = actor.remote(self._cfg, rank=rank, world_size=len(self._indices), courier=self._courier)
+            self._workers.append(made)
+        self._nodes = [f"rank {rank}" for rank in range(len(self._indices))]
+        self._rendezvous(self._cfg, [self._plan.bundles[index].cpus for index in self._indices])
 
     def _rendezvous(self, cfg: RunConfig, reserved: list[float]) -> None:
         """Connect the ranks at an address of rank 0's own node."""
@@ -86,11 +96,16 @@ class TrainerGroup:
         host, port = self._wait("open the rendezvous", [self._workers[0].open_store.remote(cluster.master_addr, port)])[
             0
         ]
-        refs = []
         counted = {node["NodeID"]: node["Resources"].get("CPU", 0) for node in ray.nodes()}
-        for worker, (node, _, cores), cpus in zip(self._workers, places, reserved, strict=True):
-            threads = num_threads(cpus, of_node=counted.get(node, 0), cores=cores)
-            refs.append(worker.connect.remote(host, port, threads=threads, timeout=self._timeout))
+        self.threads = [
+            num_threads(cpus, of_node=counted.get(node, 0), cores=cores)
+            for (node, _, cores), cpus in zip(places, reserved, strict=True)
+        ]
+        """What each rank computes with: those of its whole bundle."""
+        refs = [
+            worker.connect.remote(host, port, threads=threads, timeout=self.timeout)
+            for worker, threads in zip(self._workers, self.threads, strict=True)
+        ]
         self._wait("join the process group", refs)
 
     def build(self, checkpoint: Path | None) -> list[Any]:
@@ -173,36 +188,7 @@ class TrainerGroup:
 
     def _wait(self, what: str, refs: list[Any], *, timeout: float | None = None) -> list[Any]:
         """Results of all ranks, or the error of the rank that failed first."""
-        limit = timeout or self._timeout
-        deadline = time.monotonic() + limit
-        pending = list(refs)
-        while pending:
-            done, pending = ray.wait(pending, timeout=max(deadline - time.monotonic(), 0.0))
-            if not done:
-                late = ", ".join(str(refs.index(ref)) for ref in pending)
-                raise TrainError(
-                    f"rank {late} did not finish within {limit:g} s: {what}",
-                    fix="Look at the node's load, or raise ddp_timeout.",
-                )
-            try:
-                ray.get(done, timeout=_GRACE)
-            except GetTimeoutError:
-                raise TrainError(f"a result did not arrive within {_GRACE:g} s: {what}") from None
-            except RayError as error:
-                log.debug("%s", error)
-                raise self._first_cause(refs, error) from error
-        return ray.get(refs, timeout=_GRACE * 20)
-
-    def _first_cause(self, refs: list[Any], first: BaseException) -> RaytuneError:
-        """Of all failing ranks, the one that died or met bad input rather than one that lost its peer."""
-        ray.wait(refs, num_returns=len(refs), timeout=_GRACE)
-        failures = {rank: error for rank, ref in enumerate(refs) if (error := _failure_of(ref)) is not None}
-        for error in failures.values():
-            if isinstance(error, RayTaskError) and isinstance(error.cause, RaytuneError):
-                return error.cause
-        dead = {rank: error for rank, error in failures.items() if not isinstance(error, RayTaskError)}
-        rank, error = next(iter((dead or failures or {0: first}).items()))
-        return died(rank, self._nodes[rank] if len(refs) > 1 else self._nodes[0], error)
+        return results_of(refs, what, timeout=timeout or self.timeout, nodes=self._nodes, lost=self.lost)
 
 
 def _metrics(sums: "list[RankSums]", count: int) -> dict[str, float]:
@@ -210,17 +196,3 @@ def _metrics(sums: "list[RankSums]", count: int) -> dict[str, float]:
     names = dict.fromkeys(name for part in sums for name in part.extra)
     means = {name: sum(part.extra.get(name, 0.0) for part in sums) / max(count, 1) for name in names}
     return {"accuracy": sum(part.correct for part in sums) / max(count, 1), **means} if means else {}
-
-
-def _failure_of(ref: Any) -> BaseException | None:
-    """The exception behind a reference that is ready; None when it holds a value or is not ready."""
-    ready, _ = ray.wait([ref], timeout=0)
-    if not ready:
-        return None
-    try:
-        ray.get(ready, timeout=_GRACE)
-    except GetTimeoutError:
-        return None
-    except RayError as error:
-        return error
-    return None

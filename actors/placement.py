@@ -1,25 +1,47 @@
 """Plans: which bundles of resources a run needs, and where they would go. Pure values; no Ray, no torch."""
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from raytune.errors import PlacementError
 
 # Three times a third of a GPU is one.
 _ROUNDING = 1e-6
+# Ray counts in ten-thousandths.
+_GRAIN = 10_000
+_GIB = 2**30
+REWARD = "reward"
 NODE_TO_COME = "a node that the autoscaler would add"
 
 
 # Made by plan builders, read by actors.scheduler and `raytune plan`.
 @dataclass(frozen=True, slots=True)
 class Bundle:
-    """Resources of one actor. Example: Bundle("trainer", 0, cpus=1, gpus=0)"""
+    """Resources of one actor, or of several that take turns with them.
+
+    Args: guests: roles of the others, once for each actor; rewards are given by CPUs alone.
+
+    Example: Bundle("trainer", 0, cpus=4, gpus=1, guests=("rollout", "reward"))
+    """
 
     role: str
     rank: int
     cpus: float
     gpus: float
+    guests: tuple[str, ...] = ()
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """Of all actors in it."""
+        return (self.role, *self.guests)
+
+    def seat(self, role: str) -> tuple[float, float]:
+        """CPUs and GPUs that Ray counts for one of the actors: equal parts, though in its turn it uses all of them."""
+        computing = [one for one in self.roles if one != REWARD]
+        gpus = self.gpus / max(len(computing), 1) if role != REWARD else 0.0
+        return _grained(self.cpus / len(self.roles)), _grained(gpus)
 
     def resources(self) -> dict[str, float]:
         """As Ray's placement groups want them."""
@@ -29,11 +51,15 @@ class Bundle:
 
 @dataclass(frozen=True, slots=True)
 class NodeShape:
-    """One node's resources. Example: NodeShape("10.0.0.4", cpus=16, gpus=8)"""
+    """One node's resources; memory that was free when it was looked at, in bytes, 0 where it is not known.
+
+    Example: NodeShape("10.0.0.4", cpus=16, gpus=8)
+    """
 
     name: str
     cpus: float
     gpus: float
+    memory: float = field(default=0.0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +72,8 @@ class Plan:
     run: str
     bundles: tuple[Bundle, ...]
     priority: int = 0
+    note: str | None = None
+    """Why roles share bundles, where nobody asked for it."""
 
     @property
     def cpus(self) -> float:
@@ -55,9 +83,14 @@ class Plan:
     def gpus(self) -> float:
         return sum(bundle.gpus for bundle in self.bundles)
 
+    @property
+    def colocated(self) -> bool:
+        """Whether ranks and rollout replicas take turns."""
+        return any("rollout" in bundle.guests for bundle in self.bundles)
+
     def of_role(self, role: str) -> list[int]:
-        """Indices of the bundles of one role, by rank."""
-        return [index for index, bundle in enumerate(self.bundles) if bundle.role == role]
+        """Indices of the bundles of one role, one for each of its actors, by rank."""
+        return [index for index, bundle in enumerate(self.bundles) for one in bundle.roles if one == role]
 
 
 def make_plan(
@@ -89,7 +122,7 @@ def room_beside(nodes: Sequence[NodeShape], others: Sequence[Bundle]) -> list[No
     for bundle, home in zip(others, homes, strict=True):
         taken[home][0] += bundle.cpus
         taken[home][1] += bundle.gpus
-    return [NodeShape(node.name, node.cpus - taken[node.name][0], node.gpus - taken[node.name][1]) for node in nodes]
+    return [replace(node, cpus=node.cpus - taken[node.name][0], gpus=node.gpus - taken[node.name][1]) for node in nodes]
 
 
 def share_of_cpus(nodes: Sequence[NodeShape], *, num_ranks: int, gpus_per_rank: float) -> int:
@@ -146,16 +179,77 @@ def homes(plan: Plan, nodes: Sequence[NodeShape], *, adds_nodes: bool) -> list[s
     return [NODE_TO_COME] * len(plan.bundles)
 
 
+def check_memory(plan: Plan, needs: Mapping[str, float], nodes: Sequence[NodeShape]) -> None:
+    """Refuse a plan whose models cannot be in the nodes' memory, wherever they are put.
+
+    Args: needs: bytes of one actor, by role. Nodes whose memory is not known hold anything.
+    Raises: PlacementError with the arithmetic.
+    """
+    if not nodes or not all(node.memory for node in nodes):
+        return
+    sizes = [sum(needs.get(role, 0.0) for role in bundle.roles) for bundle in plan.bundles]
+    largest, whole = max(node.memory for node in nodes), sum(node.memory for node in nodes)
+    if max(sizes, default=0) <= largest and sum(sizes) <= whole:
+        return
+    counted = Counter(role for bundle in plan.bundles for role in bundle.roles)
+    parts = ", ".join(f"{counted[role]} x {role} {_gib(size)}" for role, size in needs.items() if counted[role])
+    have = ", ".join(f"{node.name} {_gib(node.memory)}" for node in nodes)
+    together = f"; those of a bundle need {_gib(max(sizes))} on one node" if max(sizes) > largest else ""
+    raise PlacementError(
+        f"the run's models need {_gib(sum(sizes))} of memory ({parts}), the cluster has {have}{together}",
+        fix="Use a smaller model, finetuning_type: lora, bf16, or fewer num_rollouts or kv_cache_gb; or add a node.",
+    )
+
+
 def _does_not_fit(plan: Plan, bundle: Bundle, nodes: Sequence[NodeShape]) -> PlacementError:
     kind = "GPU" if plan.gpus > sum(node.gpus for node in nodes) or bundle.gpus > 0 else "CPU"
     need = plan.gpus if kind == "GPU" else plan.cpus
     parts = ", ".join(f"{node.name} {_show(node.gpus if kind == 'GPU' else node.cpus)}" for node in nodes)
     have = sum(node.gpus if kind == "GPU" else node.cpus for node in nodes)
     ranks = sum(1 for other in plan.bundles if other.role == "trainer")
+    what = f"the run needs {_show(need)} {kind}s{_by_role(plan, kind)}, the cluster has {_show(have)} ({parts})"
+    if len(ranks_of(plan)) > 1:
+        return PlacementError(what, fix=_fewer_replicas(plan, nodes))
     fits = math.floor(ranks * have / need) if need else ranks
     advice = f"Set num_workers: {fits} or add a node." if 0 < fits < ranks else "Add a node or lower cpus_per_worker."
-    return PlacementError(f"the run needs {_show(need)} {kind}s, the cluster has {_show(have)} ({parts})", fix=advice)
+    return PlacementError(what, fix=advice)
+
+
+def ranks_of(plan: Plan) -> Counter[str]:
+    """How many bundles each role has of its own."""
+    return Counter(bundle.role for bundle in plan.bundles)
+
+
+def _by_role(plan: Plan, kind: str) -> str:
+    """Who needs what, where there are several roles."""
+    counted = ranks_of(plan)
+    if len(counted) < 2:
+        return ""
+    each = {bundle.role: bundle.gpus if kind == "GPU" else bundle.cpus for bundle in plan.bundles}
+    return f" ({', '.join(f'{counted[role]} x {role} {_show(each[role])}' for role in counted if each[role])})"
+
+
+def _fewer_replicas(plan: Plan, nodes: Sequence[NodeShape]) -> str:
+    """The most rollout replicas that there is room for beside the other roles."""
+    others = tuple(bundle for bundle in plan.bundles if bundle.role != "rollout")
+    replicas = tuple(bundle for bundle in plan.bundles if bundle.role == "rollout")
+    for count in range(len(replicas) - 1, 0, -1):
+        try:
+            place(replace(plan, bundles=(*others, *replicas[:count])), nodes)
+        except PlacementError:
+            continue
+        return f"Set num_rollouts: {count} or add a node."
+    return "Add a node, set placement: colocated, or lower num_workers, num_rollouts or cpus_per_worker."
 
 
 def _show(amount: float) -> str:
     return f"{amount:g}"
+
+
+def _gib(size: float) -> str:
+    return f"{size / _GIB:.1f} GiB"
+
+
+def _grained(amount: float) -> float:
+    """Rounded down, so that the parts do not exceed the whole."""
+    return math.floor(amount * _GRAIN + _ROUNDING) / _GRAIN

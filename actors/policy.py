@@ -15,7 +15,7 @@ from actors.group import TrainerGroup
 from actors.placement import Plan
 from actors.trainer import TrainerWorker
 from raytune.config.run import RunConfig
-from raytune.errors import TrainError
+from raytune.errors import PolicyLostError, TrainError
 from raytune.stages.interfaces import PolicyResult, PolicySample, TokenNumbers
 
 if TYPE_CHECKING:
@@ -67,6 +67,12 @@ class PolicyWorker(TrainerWorker):
     def close_weights(self) -> None:
         self._sender.close()
 
+    def offload(self, weights: bool) -> None:
+        self._policy.engine.offload(weights=weights)
+
+    def onload(self) -> None:
+        self._policy.engine.onload()
+
 
 def _resolved(share: "Share") -> "Share":
     """The share with its groups in place of the references to them; numpy arrays stay where they lie."""
@@ -86,6 +92,8 @@ class PolicyGroup(TrainerGroup):
     Args: rule: how it learns. epochs, minibatches: optimizer steps on a rollout batch are their product, or fewer for
     a batch of fewer answers. role: whose bundles of the plan these are.
     """
+
+    lost = PolicyLostError
 
     def __init__(
         self,
@@ -118,6 +126,7 @@ class PolicyGroup(TrainerGroup):
         """
         from raytune.stages.policy_plan import Cut
 
+        self._sizes = (total_steps, longest)
         self._wait("load the model", building, timeout=_BUILD_DEADLINE)
         self._facts: PolicyFacts = self._all(
             "prepare training", lambda w: w.start_policy.remote(total_steps, longest), timeout=_BUILD_DEADLINE
@@ -131,6 +140,17 @@ class PolicyGroup(TrainerGroup):
             fixed_tokens=self._facts.fixed_tokens,
         )
         return self._facts
+
+    def rebuild(self, checkpoint: Path | None) -> None:
+        """New ranks in the bundles of these, dead or alive, with the weights and state of a checkpoint.
+
+        Args: checkpoint: None for the weights that a run begins with. Raises PolicyLostError when they are lost too.
+        """
+        for worker in self._workers:
+            ray.kill(worker)
+        self._begin()
+        total_steps, longest = self._sizes
+        self.start_policy(self.build(checkpoint), total_steps=total_steps, longest=longest)
 
     def update(self, step: int, samples: Sequence[PolicySample]) -> PolicyResult:
         from raytune.stages.policy_loss import explained
@@ -161,6 +181,13 @@ class PolicyGroup(TrainerGroup):
             for number, numbers in zip(share.numbers, part, strict=True)
         }
         return [found[number] for number in range(len(samples))]
+
+    def offload(self, *, weights: bool) -> None:
+        """As stages.turns.Offloads."""
+        self._all("offload", lambda w: w.offload.remote(weights))
+
+    def onload(self) -> None:
+        self._all("onload", lambda w: w.onload.remote())
 
     def _shares(self, samples: Sequence[PolicySample], step: int) -> "list[Share]":
         from raytune.stages.policy_plan import plan_update

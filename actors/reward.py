@@ -11,6 +11,7 @@ from typing import Any
 import ray
 from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 
+from actors import stacks
 from actors.reward_desk import RewardCounts, RewardLimits, start_desk
 from actors.reward_model import ModelReward
 from actors.reward_seats import START_DEADLINE
@@ -51,6 +52,7 @@ class RewardWorker:
     """One process that scores a group at a time. It keeps nothing between groups: any other can do its work again."""
 
     def __init__(self, job: RewardJob, decoder: Decodes) -> None:
+        stacks.register("reward worker")
         self._job, self._decoder = job, decoder
         self._model = None
         if job.reward_model is not None:

@@ -9,6 +9,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayActorError, RayError, RayTaskError
 
+from actors import stacks
 from actors.reward_model import model_loaded
 from actors.reward_seats import Seat, Seats, first_line
 from raytune.config.reward import RewardConfig
@@ -92,6 +93,7 @@ class RewardDesk:
         limits: RewardLimits,
         model: str | None = None,
     ) -> None:
+        stacks.register("reward desk")
         self._limits = limits
         self._model = model
         self._made = (ray.remote(kind), job, ray.remote(num_cpus=0)(prepare), places)

@@ -9,6 +9,7 @@ from uuid import uuid4
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
 
+from actors import stacks
 from raytune.config.adapter import AdapterConfig
 from raytune.config.model import ModelConfig
 from raytune.config.reward import RewardConfig
@@ -96,6 +97,7 @@ class RewardModelWorker:
     """
 
     def __init__(self, make: Callable[[], Scorer], *, window: float = WINDOW, max_rows: int = MAX_ROWS) -> None:
+        stacks.register("reward model")
         self._make = make
         self._window, self._max_rows = window, max_rows
         self._loading: asyncio.Task[Scorer] | None = None

@@ -4,6 +4,7 @@ driver -> router -> replica; a watch per replica: heartbeat -> dead -> restart -
 """
 
 import asyncio
+import pickle
 import time
 import uuid
 from collections import deque
@@ -14,6 +15,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayActorError, RayError, RayTaskError
 
+from actors import stacks
 from actors.fleet import Fleet, FleetPolicy, MemberView, State
 from actors.rollout_watch import Watch, reason_of
 from actors.rollout_weights import Parcel, Refit
@@ -51,21 +53,23 @@ class RolloutRouter:
 
     Started again after its own death it finds the replicas as they are; what it was asked for is asked again.
 
-    Args: replicas: handles of Replica actors. target: version of the weights they need at first.
+    Args: replicas: pickled handles of Replica actors: as plain bytes they are part of what Ray starts the actor anew
+    from, while handles would be objects that may be gone by then. target: version of the weights they need at first.
     """
 
     def __init__(
         self,
-        replicas: Sequence[Any],
+        replicas: bytes,
         *,
         target: int = 0,
         policy: FleetPolicy | None = None,
         limits: RouterLimits | None = None,
         refit: Refit | None = None,
     ) -> None:
-        self._replicas = list(replicas)
+        stacks.register("rollout router")
+        self._replicas: list[Any] = pickle.loads(replicas)
         self.limits = limits or RouterLimits()
-        self.fleet = Fleet(len(replicas), policy, target=target)
+        self.fleet = Fleet(len(self._replicas), policy, target=target)
         self._queue: deque[tuple[asyncio.Future[int], int]] = deque()
         self._watches: list[Watch] = []
         self._tasks: list[asyncio.Task[None]] = []
@@ -73,7 +77,10 @@ class RolloutRouter:
         self._served_at = time.monotonic()
         self._born = uuid.uuid4().hex
         self.newest: Refit = refit or Parcel()
+        self.awake = asyncio.Event()
+        self.awake.set()
 
+    @ray.method(max_task_retries=-1)
     async def start(self, deadline: float) -> list[MemberView]:
         """Build the engines and wait until all serve, or those do that ever will. Raises RolloutError if none does."""
         self._begin()
@@ -105,6 +112,7 @@ class RolloutRouter:
             log.warning("prompt %s goes elsewhere; %s", prompt.number, reasons[-1])
         raise RolloutError(f"prompt {prompt.number} failed {len(reasons)} times", where="; ".join(reasons))
 
+    @ray.method(max_task_retries=-1)
     async def published(self, parcel: Refit, version: int, received: Sequence[int]) -> None:
         """Replicas number `received` have weights `version`; others get them by `parcel` before they serve again."""
         self._begin()
@@ -114,13 +122,19 @@ class RolloutRouter:
         for watch in self._watches:
             watch.wake.set()
 
+    @ray.method(max_task_retries=-1)
     async def born(self) -> str:
         """Another text after each start of this actor."""
         return self._born
 
+    @ray.method(max_task_retries=-1)
     async def members(self) -> list[MemberView]:
         """The state of every replica."""
         return self.fleet.view()
+
+    async def rest(self, resting: bool) -> None:
+        """While resting, no engine is built or given weights: others have its memory. Whoever asks has deadlines."""
+        self.awake.clear() if resting else self.awake.set()
 
     def _begin(self) -> None:
         """Start the watches; the constructor has no event loop yet."""
@@ -200,6 +214,9 @@ class RolloutRouter:
 
 
 def start_router(replicas: Sequence[Any], **settings: Any) -> Any:
-    """Start the router's actor on the caller's node; arguments as of RolloutRouter."""
+    """Start the router's actor on the caller's node; settings as of RolloutRouter.
+
+    Ray starts a dead one anew: prompts that it had are lost, whereas short questions to it just take longer.
+    """
     actor = ray.remote(RolloutRouter).options(num_cpus=0, max_restarts=-1, max_task_retries=0, max_concurrency=_SLOTS)
-    return actor.remote(replicas, **settings)
+    return actor.remote(pickle.dumps(list(replicas)), **settings)

@@ -26,6 +26,7 @@ class HfReplica(Replica):
     def __init__(self, settings: ReplicaSettings) -> None:
         super().__init__(settings)
         self._model: Any = None
+        self._device = "cpu"
         self._version = 0
         self._adapter: str | None = None
         self._groups: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
@@ -105,7 +106,8 @@ class HfReplica(Replica):
 
         torch.set_num_threads(self.settings.threads)
         model: Any = AutoModelForCausalLM.from_pretrained(self.settings.model, dtype=self.settings.dtype)
-        self._model = model.to("cuda" if torch.cuda.is_available() and ray.get_gpu_ids() else "cpu").eval()
+        self._device = "cuda" if torch.cuda.is_available() and ray.get_gpu_ids() else "cpu"
+        self._model = model.to(self._device).eval()
         self._reader, self._entries = UpdateReader(), []
         self._version, self._adapter, self._stale = 0, None, False
         self._going.set()
@@ -118,6 +120,26 @@ class HfReplica(Replica):
     @ray.method(concurrency_group=CONTROL)
     async def resume(self) -> None:
         self._going.set()
+
+    @ray.method(concurrency_group=CONTROL)
+    async def sleep(self, level: int = 1) -> None:
+        """Halt, and leave a GPU to others; weights are kept in the host's memory at any `level`."""
+        self._going.clear()
+        await self._move("cpu")
+
+    @ray.method(concurrency_group=CONTROL)
+    async def wake_up(self, tags: list[str] | None = None) -> None:
+        """Take the weights back, and go on once the cache is asked for; it is made anew for each answer."""
+        if tags is None or "weights" in tags:
+            await self._move(self._device)
+        if tags is None or "kv_cache" in tags:
+            self._going.set()
+
+    async def _move(self, device: str) -> None:
+        if self._model is None:
+            raise ReplicaLostError("the replica has no model yet")
+        if self._device != "cpu":
+            await self._on_model_thread(self._urgent, lambda: self._model.to(device))
 
     @ray.method(concurrency_group=CONTROL)
     async def init_transfer(self, info: dict[str, Any]) -> None:

@@ -18,6 +18,7 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 import ray
 
+from actors import stacks
 from actors.vllm_plugin import BACKEND
 from raytune.errors import RaytuneError, ReplicaLostError, RolloutError
 from raytune.stages.environment import Environment, converse, load_environment
@@ -35,9 +36,9 @@ class ReplicaSettings:
 
     Args: max_length: most tokens of prompt and answer together. max_sequences: answers drawn at the same time.
     environment: import path of the class behind multi-turn answers, of max_turns at most. adapter_rank: largest LoRA
-    rank, 0 for none. transfer: name of vLLM's weight transfer backend. cache_gib: memory of the KV cache on CPU.
-    threads: of the engine. engine_args: further arguments of the engine. Deadlines in seconds; busy: for one step of
-    the engine.
+    rank, 0 for none. sleeps: it takes turns on its GPU with a trainer rank. transfer: name of vLLM's weight transfer
+    backend. cache_gib: memory of the KV cache on CPU. threads: of the engine. engine_args: further arguments of the
+    engine. Deadlines in seconds; busy: for one step of the engine.
 
     Example: ReplicaSettings("/models/smollm2", dtype="bfloat16", max_length=512)
     """
@@ -49,6 +50,7 @@ class ReplicaSettings:
     environment: str | None = None
     max_turns: int = 8
     adapter_rank: int = 0
+    sleeps: bool = False
     transfer: str | None = BACKEND
     eager: bool = False
     gpu_memory: float = 0.7
@@ -117,6 +119,7 @@ class Replica(ABC):
     """The part without an engine. Subclasses build one, draw with it and give it weights."""
 
     def __init__(self, settings: ReplicaSettings) -> None:
+        stacks.register("rollout replica")
         self.settings = settings
         self._home = LoopThread("rollouts")
         self._environment = load_environment(settings.environment) if settings.environment else None

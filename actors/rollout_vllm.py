@@ -133,13 +133,20 @@ class VllmReplica(Replica):
 
     @ray.method(concurrency_group=CONTROL)
     async def sleep(self, level: int = 1) -> None:
-        """Give GPU memory back, for whoever takes turns with the engine; on a CPU it only halts."""
-        await self._control(self._parts()[0].sleep(level, mode="keep"), "sleep")
+        """Give GPU memory back, for whoever takes turns with the engine; on a CPU it only halts.
+
+        What was being drawn is drawn on after waking up, with its keys and values computed anew.
+        """
+        engine, weights = self._parts()
+        weights.asleep = True
+        await self._control(engine.sleep(level, mode="keep"), "sleep")
 
     @ray.method(concurrency_group=CONTROL)
     async def wake_up(self, tags: list[str] | None = None) -> None:
         """Take GPU memory again; of weights given up by level 2 a new version must be received."""
-        await self._control(self._parts()[0].wake_up(tags), "wake up")
+        engine, weights = self._parts()
+        if await self._control(engine.wake_up(tags), "wake up"):
+            weights.asleep = False
 
     @ray.method(concurrency_group=CONTROL)
     async def init_transfer(self, info: dict[str, Any]) -> None:
@@ -217,6 +224,7 @@ def engine_arguments(settings: ReplicaSettings, *, gpu: bool) -> dict[str, Any]:
     }
     if gpu:
         arguments["gpu_memory_utilization"] = settings.gpu_memory
+        arguments["enable_sleep_mode"] = settings.sleeps
     else:
         arguments["kv_cache_memory_bytes"] = int(settings.cache_gib * _GIB)
         # Whole prompts only: in the middle of one vLLM turns a request's generator back, which a CPU's cannot do.

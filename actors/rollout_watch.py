@@ -87,6 +87,7 @@ class Watch:
     async def _build(self) -> None:
         """Its engine anew: in the same process if that answers, else in the one that Ray starts instead."""
         limit = self._router.limits.build
+        await self._router.awake.wait()
         try:
             async with asyncio.timeout(limit):
                 if self._silent and not await self._answers():
@@ -136,6 +137,7 @@ class Watch:
 
     async def _refit(self) -> None:
         limit = self._router.limits.refit
+        await self._router.awake.wait()
         try:
             version = await asyncio.wait_for(self._router.newest.refit(self._replica), limit)
         except (RayError, RaytuneError) as error:

@@ -87,7 +87,7 @@ def node_shapes(alive: list[dict[str, Any]]) -> list[NodeShape]:
     for node in alive:
         address, resources = node["NodeManagerAddress"], node["Resources"]
         name = address if times[address] == 1 else f"{address}#{node['NodeID'][:6]}"
-        shapes.append(NodeShape(name, resources.get("CPU", 0), resources.get("GPU", 0)))
+        shapes.append(NodeShape(name, resources.get("CPU", 0), resources.get("GPU", 0), resources.get("memory", 0)))
     return shapes
 
 

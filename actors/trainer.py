@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import ray
 
-from actors import copies
+from actors import copies, stacks
 from actors.files import Courier
 from raytune import log as raytune_log
 from raytune.config.run import RunConfig
@@ -52,6 +52,7 @@ class TrainerWorker:
         self._cfg, self._rank, self._world_size = cfg, rank, world_size
         self._courier = courier
         copies.sweep()
+        stacks.register(f"rank {rank}")
         raytune_log.configure(rank=rank)
         self._recorder = _Recorder()
         logging.getLogger("raytune").addHandler(self._recorder)
@@ -141,8 +142,10 @@ def cause_of(error: BaseException) -> str:
     return "".join(traceback.format_exception_only(inner)).strip().splitlines()[-1]
 
 
-def died(rank: int, node: str, error: BaseException) -> TrainError:
-    """The error of a rank whose process is gone."""
+def died(
+    rank: int, what: str, error: BaseException, *, node: str | None, kind: type[TrainError] = TrainError
+) -> TrainError:
+    """The error of a rank that failed. Args: what: it was doing. kind: of error."""
     again = "Run the same command again (with resume_from_checkpoint=auto if it overwrites output_dir): it goes on from"
     fix = f"{again} the newest checkpoint."
     match error:
@@ -153,4 +156,4 @@ def died(rank: int, node: str, error: BaseException) -> TrainError:
             fix = f"Lower per_device_train_batch_size or cutoff_len, or set gradient_checkpointing: true. {fix}"
         case _:
             reason = "its process died"
-    return TrainError(f"rank {rank} stopped: {reason}", where=f"node {node}", fix=fix)
+    return kind(f"rank {rank} stopped during '{what}': {reason}", where=node and f"node {node}", fix=fix)

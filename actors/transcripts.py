@@ -31,6 +31,14 @@ class Transcriber:
         self._every, self._num_groups = every, num_groups
         self._decoder: Decodes | None = None
 
+    def rewind(self, step: int) -> None:
+        """Drop what was written of later steps."""
+        self._writer.rewind(step)
+
+    def finish(self) -> None:
+        """Flush and close."""
+        self._writer.finish()
+
     def __call__(self, step: int, groups: Sequence[ScoredGroup]) -> None:
         """Write a sample if one is due. What cannot be fetched is left out with a warning: it is only shown."""
         if not groups or (step - 1) % self._every:

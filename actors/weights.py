@@ -11,14 +11,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 import ray
-from ray.exceptions import GetTimeoutError, RayError, RayTaskError
+from ray.exceptions import GetTimeoutError, RayActorError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from actors.fleet import State
+from actors.ranks import results_of
 from actors.rollout_weights import Parcel
 from actors.weights_messages import FLAT, Sent, WeightSettings
 from actors.weights_shipment import Shipment, start_receiver
-from raytune.errors import RaytuneError, RolloutError, TrainError
+from raytune.errors import PolicyLostError, RolloutError
 from raytune.log import get_logger
 
 log = get_logger(__name__)
@@ -46,16 +47,26 @@ class WeightPublisher:
         router: Any = None,
         gather_deadline: float = 600.0,
     ) -> None:
-        self._ranks, self._replicas, self._settings = list(ranks), list(replicas), settings
+        self._replicas, self._settings = list(replicas), settings
         self._router, self._gather_deadline = router, gather_deadline
         self._receivers: dict[str, Any] = {}
         self._prepared: set[int] = set()
         self._newest: Sent | None = None
-        opened = self._from_ranks("open weight sync", [rank.open_weights.remote(settings) for rank in self._ranks])
+        self.reopen(ranks)
+
+    def reopen(self, ranks: Sequence[Any]) -> None:
+        """Take the weights from these ranks from now on. Raises PolicyLostError when one of them is lost."""
+        self._ranks = list(ranks)
+        opened = self._from_ranks("open weight sync", [rank.open_weights.remote(self._settings) for rank in ranks])
         self._home, self._entries = opened[0]
 
+    def tell_router(self) -> None:
+        """Tell a router that was started anew of the newest version; it gives it to every replica."""
+        if self._newest is not None:
+            self._tell(self._newest, ())
+
     def publish(self, version: int) -> Mapping[str, float]:
-        """As WeightSync.publish. Raises TrainError when a rank fails, RolloutError when no replica can take them."""
+        """As WeightSync.publish. Raises PolicyLostError for a dead rank, RolloutError when no replica can take them."""
         started = time.monotonic()
         nodes = self._nodes()
         receivers = self._receivers_for(nodes.values())
@@ -118,7 +129,7 @@ class WeightPublisher:
         """Replicas that are to get a version now; dead ones get it from the router when they are back."""
         if self._router is None:
             return list(range(len(self._replicas)))
-        members = ray.get(self._router.members.remote(), timeout=self._settings.deadline)
+        members = self._from_router(self._router.members.remote(), "say who serves")
         return [one.index for one in members if one.state in (State.HEALTHY, State.SUSPECT)]
 
     def _nodes(self) -> dict[int, str]:
@@ -163,7 +174,16 @@ class WeightPublisher:
     def _tell(self, sent: Sent, received: Sequence[int]) -> None:
         if self._router is not None:
             told = self._router.published.remote(self._shipment(sent), sent.version, list(received))
-            ray.get(told, timeout=self._settings.deadline)
+            self._from_router(told, f"take note of weights {sent.version}")
+
+    def _from_router(self, ref: Any, what: str) -> Any:
+        """The router's answer; one that died is started anew by Ray, and asked again."""
+        try:
+            return ray.get(ref, timeout=self._settings.deadline)
+        except GetTimeoutError:
+            raise RolloutError(f"the rollout router did not {what} within {self._settings.deadline:g} s") from None
+        except RayActorError:
+            raise RolloutError(f"the rollout router died for good; it had to {what}") from None
 
     def _shipment(self, sent: Sent) -> Shipment:
         kind: Literal["flat", "adapter"] = "adapter" if sent.kind == "adapter" else FLAT
@@ -198,23 +218,7 @@ class WeightPublisher:
                 ray.kill(old)
 
     def _from_ranks(self, what: str, refs: list[Any]) -> list[Any]:
-        """Results of all ranks, or the error of the one that failed first: its peers may wait for it in vain."""
-        deadline = time.monotonic() + self._gather_deadline
-        pending = list(refs)
-        while pending:
-            done, pending = ray.wait(pending, timeout=max(deadline - time.monotonic(), 0.0))
-            if not done:
-                raise TrainError(
-                    f"rank {refs.index(pending[0])} did not {what} within {self._gather_deadline:g} s",
-                    fix="Look at the ranks' load; every rank takes part in gathering sharded weights.",
-                )
-            try:
-                ray.get(done, timeout=self._gather_deadline)
-            except RayError as error:
-                if isinstance(error, RayTaskError) and isinstance(error.cause, RaytuneError):
-                    raise error.cause from error
-                raise TrainError(f"rank {refs.index(done[0])} could not {what}: {_reason(error)}") from error
-        return ray.get(refs, timeout=self._gather_deadline)
+        return results_of(refs, what, timeout=self._gather_deadline, lost=PolicyLostError)
 
 
 def _remove(folder: Path) -> None:

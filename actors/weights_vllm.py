@@ -35,6 +35,8 @@ class EngineWeights:
         self._adapters: list[LoRARequest] = []
         self._num_adapters = 0
         self._clock = _Clock()
+        self.asleep = False
+        """The engine has no memory for keys and values: it goes on when it is woken up, not after an update."""
 
     @property
     def adapter(self) -> "LoRARequest | None":
@@ -79,7 +81,8 @@ class EngineWeights:
         self._adapters = []
         clock.lap("commit")
         await self._forget_caches()
-        await self._engine.resume_generation()
+        if not self.asleep:
+            await self._engine.resume_generation()
         clock.lap("resume")
         return clock.laps
 

@@ -147,9 +147,12 @@ def parsed(settings: tuple[str, ...]) -> dict[str, Any]:
     return {key: _VALUES[value] if value in _VALUES else _number(value) for key, value in pairs}
 
 
-def trl_python(cache: Path) -> Path:
-    """An interpreter with this TRL: the running one if it has it, else one of a virtual environment in `cache`."""
-    if _is_here("trl", TRL) and _is_here("torch", TORCH):
+def trl_python(cache: Path, *, apart: bool) -> Path:
+    """An interpreter with this TRL: the running one if it has it, else one of a virtual environment in `cache`.
+
+    Args: apart: the latter in any case. It has no vLLM, which TRL imports, with what that changes, where it finds it.
+    """
+    if not apart and _is_here("trl", TRL) and _is_here("torch", TORCH):
         return Path(sys.executable)
     python = cache / "venv" / "bin" / "python"
     ready = cache / f"ready-{TRL}"

@@ -149,6 +149,7 @@ def arguments() -> argparse.Namespace:
     caches = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
     add = parser.add_argument
     add("--cache", type=Path, default=caches / "raytune" / "benchmarks" / "trl", help="where TRL's venv is kept")
+    add("--apart", action="store_true", help="TRL in a venv of its own even if this environment has the version")
     add("--data", type=Path, default=Path("../shared/data"), help="folder of alpaca_en_demo.json")
     add("--work", type=Path, help="folder for configs, outputs and results.json; default a temporary one")
     add("--method", default="full,lora", help="full, lora or both")
@@ -184,7 +185,7 @@ def main() -> None:
     args = arguments()
     folder = (args.work or Path(tempfile.mkdtemp(prefix="grpo-benchmark-"))).absolute()
     write_prompts(args.data, folder / "data", args.steps * args.prompts, args.seed)
-    python = trl_python(args.cache.absolute())
+    python = trl_python(args.cache.absolute(), apart=args.apart)
     results = {}
     for method in args.method.split(","):
         task = GrpoTask(

@@ -12,6 +12,7 @@ import io
 import statistics
 import tempfile
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -27,6 +28,7 @@ from raytune.stages.experience import group_experience
 from raytune.stages.interfaces import PolicyResult, PolicySample, Rollouts, TokenNumbers
 from raytune.stages.policy_plan import Cut, plan_update
 from raytune.stages.prompts import PromptSource
+from raytune.stages.recovery import Recovery
 from raytune.stages.reinforce import ReinforceLoop, ReinforcePlan
 from raytune.stages.samples import Prompt, Sampling, ScoredGroup
 from raytune.stages.state import TrainState
@@ -42,14 +44,14 @@ class Instant:
 
     def __init__(self, cut: Cut, *, answers: int, seed: int = 0) -> None:
         self._cut, self._answers, self._rng = cut, answers, np.random.default_rng(seed)
-        self._queue: list[tuple[Prompt, int]] = []
+        self._queue: deque[tuple[Prompt, int]] = deque()
         self._version = 0
 
     def submit(self, prompts: Sequence[Prompt], sampling: Sampling, group_size: int) -> None:
         self._queue += [(prompt, self._version) for prompt in prompts]
 
     def wait(self, timeout: float) -> list[ScoredGroup]:
-        prompt, version = self._queue.pop()
+        prompt, version = self._queue.popleft()
         return [scored(prompt, version, self._rng, self._answers)]
 
     def pending(self) -> int:
@@ -123,6 +125,7 @@ def fake_loop(
         checkpoints=CheckpointStore(out),
         state=TrainState(),
         interrupted=interrupted,
+        recovery=Recovery(lambda checkpoint: None),
     )
 
 

@@ -58,6 +58,10 @@ class TrainError(RaytuneError):
     """Training cannot go on: a dead rank, a NaN loss, a wait past its deadline."""
 
 
+class PolicyLostError(TrainError):
+    """Trainer ranks that died or hang: nothing is wrong with the run, and new ranks could go on from a checkpoint."""
+
+
 class CheckpointError(RaytuneError):
     """A checkpoint that is missing, damaged or of another run."""
 

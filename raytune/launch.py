@@ -10,10 +10,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from actors.autoscaling import adds_nodes
 from actors.cluster import connected, is_in_jobs_copy
 from actors.data import prepare_data
 from actors.group import TrainerGroup
-from actors.placement import Bundle, NodeShape, Plan, make_plan, room_beside, share_of_cpus
+from actors.placement import NodeShape, Plan, make_plan, share_of_cpus
 from actors.scheduler import nodes, release, reserve
 from raytune.config.checks.reinforcement import learns_from_answers
 from raytune.config.load import Resolved, dump
@@ -70,6 +71,10 @@ def train(resolved: Resolved) -> Summary:
             folder,
         )
     check_inputs(cfg)
+    if learns_from_answers(cfg):
+        from raytune import launch_rl
+
+        launch_rl.check(cfg)
     decision = decide_start(
         folder,
         identity_of(cfg),
@@ -120,10 +125,10 @@ def check_inputs(cfg: RunConfig) -> None:
         check_vocabulary(spells, Path(folder))
 
 
-def plan_of(cfg: RunConfig, shapes: Sequence[NodeShape]) -> Plan:
+def plan_of(cfg: RunConfig, shapes: Sequence[NodeShape], *, grows: bool = False) -> Plan:
     """The bundles of a run on nodes of these shapes; GPUs are taken where there are any, unless `use_cpu`.
 
-    Without nodes: what the run needs at least.
+    Without nodes: what the run needs at least. Args: grows: an autoscaler may add nodes.
     """
     cluster = cfg.cluster
     gpus = cluster.gpus_per_worker
@@ -131,36 +136,29 @@ def plan_of(cfg: RunConfig, shapes: Sequence[NodeShape]) -> Plan:
         gpus = 1.0 if any(shape.gpus for shape in shapes) else 0.0
     if cluster.use_cpu:
         gpus = 0.0
-    others = _roles_beside(cfg, gpus=gpus > 0)
-    critics = cluster.num_workers if learns_from_answers(cfg) and cfg.policy.critic == "own" else 0
-    share = share_of_cpus(room_beside(shapes, others), num_ranks=cluster.num_workers + critics, gpus_per_rank=gpus)
-    cpus = cluster.cpus_per_worker or share
+    if learns_from_answers(cfg):
+        from raytune.launch_rl.bundles import plan_answers
+
+        return plan_answers(cfg, shapes, run=_run_name(cfg), gpus=gpus, grows=grows)
+    share = share_of_cpus(shapes, num_ranks=cluster.num_workers, gpus_per_rank=gpus)
     return make_plan(
         _run_name(cfg),
         num_ranks=cluster.num_workers,
-        cpus_per_rank=cpus,
+        cpus_per_rank=cluster.cpus_per_worker or share,
         gpus_per_rank=gpus,
         priority=cluster.priority,
-        others=[*(Bundle("critic", rank, cpus, gpus) for rank in range(critics)), *others],
     )
-
-
-def _roles_beside(cfg: RunConfig, *, gpus: bool) -> list[Bundle]:
-    """Rollout replicas, reward workers and the reward model of a run that learns from its own answers."""
-    if not learns_from_answers(cfg):
-        return []
-    cpus, size = cfg.generation.rollout_cpus, 1.0 if gpus else 0.0
-    replicas = [Bundle("rollout", rank, cpus, size) for rank in range(cfg.generation.num_rollouts)]
-    workers = [Bundle("reward", rank, 1.0, 0.0) for rank in range(cfg.generation.num_reward_workers)]
-    trained = cfg.reward.reward_model is not None and cfg.reward.reward_model_type != "api"
-    return [*replicas, *workers, *([Bundle("reward_model", 0, 1.0, size)] if trained else [])]
 
 
 def _run_answers(cfg: RunConfig, folder: Path, decision: Decision, interruption: "_Interruption") -> Summary:
     """A run that learns from its own answers, from the reservation to its result."""
     from raytune import launch_rl
 
-    plan = plan_of(cfg, nodes())
+    shapes = nodes()
+    plan = plan_of(cfg, shapes, grows=adds_nodes())
+    launch_rl.check_room(cfg, plan, shapes)
+    if plan.note is not None:
+        log.info("%s", plan.note)
     reservation = reserve(plan, timeout=cfg.cluster.placement_timeout)
     state = load_state(decision.checkpoint) if decision.checkpoint else TrainState()
 

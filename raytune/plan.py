@@ -1,42 +1,62 @@
 """`raytune plan`: what a run would need and where it would go, without starting anything."""
 
+from collections.abc import Sequence
+
 from actors.autoscaling import adds_nodes
 from actors.cluster import connected, local_node, named_cluster
 from actors.placement import NodeShape, Plan, homes
 from actors.scheduler import nodes
+from raytune.config.checks.reinforcement import learns_from_answers
 from raytune.config.load import Resolved
+from raytune.config.paths import absolute_paths
 from raytune.config.rules import check_built, check_verb
 from raytune.config.run import RunConfig
 from raytune.data.batches import rows_per_step
-from raytune.engine.build import choose_engine, compute_dtype, trainable_dtype
-from raytune.engine.memory import MemoryEstimate, activation_bytes, estimate
+from raytune.engine.build import choose_engine
 from raytune.launch import plan_of
-from raytune.models.adapters import attach
-from raytune.models.loader import count_parameters, load_model
-from raytune.stages.build import model_shape
-
-# Tensors of optimizer state per trainable parameter; adafactor's are factored and hardly count.
-_OPTIMIZER_STATES = {"adamw_torch": 2, "adamw_torch_fused": 2, "sgd": 0, "adagrad": 1, "rmsprop": 1, "adafactor": 0}
+from raytune.stages.sizes import Sizes, sizes_of
 
 
 def describe_plan(resolved: Resolved) -> str:
-    """The plan as text. Raises PlacementError when the nodes could never hold it."""
-    cfg = resolved.config
+    """The plan as text. Raises what a launch raises: ConfigError, and PlacementError when no node could hold it."""
+    cfg = absolute_paths(resolved.config)
     check_built(cfg, "train")
     check_verb(cfg, "train")
+    sizes = sizes_of(cfg)
     shapes, grows = _nodes(cfg)
-    plan = plan_of(cfg, shapes)
+    plan = plan_of(cfg, shapes, grows=grows)
     places = homes(plan, shapes, adds_nodes=grows)
-    trainable, total, memory = _sizes(cfg)
+    memory = sizes.rank
     lines = [f"run        {plan.run}", f"engine     {choose_engine(cfg.cluster.engine, cfg.cluster.num_workers)}"]
     lines += _bundle_lines(plan, places)
     lines += [
         f"batch      {rows_per_step(cfg.train, cfg.cluster.num_workers)} rows a step over all ranks",
-        f"parameters {trainable:,} train of {total:,} ({100 * trainable / total:.2f} %)",
+        f"parameters {sizes.num_trainable:,} train of {sizes.num_parameters:,} "
+        f"({100 * sizes.num_trainable / sizes.num_parameters:.2f} %)",
         f"memory     {_gib(memory.total)} a rank: weights {_gib(memory.weights)}, gradients {_gib(memory.gradients)}, "
         f"optimizer {_gib(memory.optimizer)}, activations up to {_gib(memory.activations)}",
     ]
+    if learns_from_answers(cfg):
+        lines += _answer_lines(cfg, plan, sizes, shapes)
     return "\n".join(lines)
+
+
+def _answer_lines(cfg: RunConfig, plan: Plan, sizes: Sizes, shapes: Sequence[NodeShape]) -> list[str]:
+    """What is beside the ranks where a model learns from its own answers; refuses what a launch refuses."""
+    from raytune import launch_rl
+
+    launch_rl.check(cfg)
+    launch_rl.check_room(cfg, plan, shapes)
+    drawn = cfg.generation
+    weights = launch_rl.replica_weights(cfg, sizes)
+    cache = f"{cfg.rollout.vllm_gpu_util:g} of a GPU" if plan.gpus else _gib(drawn.kv_cache_gb * 2**30)
+    lines = [
+        f"placement  {'colocated: ranks and rollout replicas take turns' if plan.colocated else 'disaggregated'}",
+        f"rollouts   {drawn.num_rollouts} x {launch_rl.backend_of(drawn)}, {launch_rl.window_of(cfg)} tokens of prompt "
+        f"and answer, {drawn.max_num_seqs} answers at once",
+        f"replica    weights {_gib(weights)}, keys and values {cache}",
+    ]
+    return [*lines, f"note       {plan.note}"] if plan.note else lines
 
 
 def _nodes(cfg: RunConfig) -> tuple[list[NodeShape], bool]:
@@ -54,36 +74,10 @@ def _bundle_lines(plan: Plan, places: list[str]) -> list[str]:
     lines = []
     for bundle, home in zip(plan.bundles, places, strict=True):
         gpus = f", {bundle.gpus:g} GPU" if bundle.gpus else ""
-        lines.append(f"{bundle.role:<10} {bundle.rank}: {bundle.cpus:g} CPU{gpus} on {home}")
+        guests = f", with {', '.join(bundle.guests)}" if bundle.guests else ""
+        lines.append(f"{bundle.role:<10} {bundle.rank}: {bundle.cpus:g} CPU{gpus} on {home}{guests}")
     return lines
 
 
-def _sizes(cfg: RunConfig) -> tuple[int, int, MemoryEstimate]:
-    """Trainable and all parameters, and the memory of one rank, from the model's config alone."""
-    compute, trained = compute_dtype(cfg.precision), trainable_dtype(cfg.precision)
-    model = load_model(cfg.model, dtype=compute, cutoff_len=cfg.data.cutoff_len, meta=True)
-    # Weights of existing adapters do not change the sizes, and cannot be loaded onto nothing.
-    adapter = cfg.adapter.model_copy(update={"adapter_name_or_path": ()})
-    trainable, total = count_parameters(attach(model, adapter, trainable_dtype=trained))
-    shards = cfg.cluster.num_workers if cfg.cluster.engine == "fsdp2" else 1
-    tokens = cfg.train.max_tokens_per_batch or cfg.train.per_device_train_batch_size * cfg.data.cutoff_len
-    kept = activation_bytes(
-        model_shape(model.config),
-        tokens=tokens,
-        dtype_bytes=compute.itemsize,
-        checkpointing=cfg.precision.gradient_checkpointing is True,
-    )
-    sizes = estimate(
-        num_parameters=total,
-        num_trainable=trainable,
-        frozen_bytes=compute.itemsize,
-        trainable_bytes=trained.itemsize,
-        optimizer_states=_OPTIMIZER_STATES[cfg.optim.optim],
-        shards=shards,
-        activations=kept,
-    )
-    return trainable, total, sizes
-
-
-def _gib(size: int) -> str:
+def _gib(size: float) -> str:
     return f"{size / 2**30:.2f} GiB"

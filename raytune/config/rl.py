@@ -38,6 +38,8 @@ class RLConfig(Group):
     """Prompts that dynamic sampling may draw, as a multiple of the batch."""
     transcript_steps: int = Field(10, ge=1)
     """Steps between samples of prompts and answers in the log."""
+    max_rank_restarts: int = Field(3, ge=0)
+    """Times in a row that lost trainer ranks are replaced, from the last checkpoint on; 0 ends the run at once."""
     environment: str | None = None
     """Class of a conversation partner, as package.module:Class or file.py:Class: tools, or a user with more to say."""
     max_turns: int = Field(8, ge=1)

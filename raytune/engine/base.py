@@ -99,6 +99,7 @@ class Engine:
         self.optimizer = build_optimizer(self.model, cfg)
         self.schedule: LRScheduler = build_schedule(self.optimizer, cfg, total_steps=total_steps)
         self.loss_scale = LossScale() if autocast is torch.float16 else None
+        self._away: list[tuple[dict[str, Any], str]] = []
 
     def _place(self, model: nn.Module) -> nn.Module:
         return model.to(self.device)
@@ -178,6 +179,31 @@ class Engine:
         if factor != 1.0:
             torch._foreach_mul_(grads, factor)
 
+    def offload(self, *, weights: bool) -> None:
+        """Leave the device to somebody else: optimizer state goes to the host, with `weights` the model too.
+
+        Gradients are gone since the last step. On a CPU everything stays: there is no other memory.
+        """
+        if self.device.type == "cpu":
+            return
+        kept = [(state, key) for state in self.optimizer.state.values() for key in state]
+        moved = [(state, key) for state, key in kept if _is_on(state[key], self.device)]
+        for state, key in moved:
+            state[key] = state[key].to("cpu")
+        self._away += moved
+        if weights:
+            self.model.to("cpu")
+        torch.cuda.empty_cache()
+
+    def onload(self) -> None:
+        """Take back to the device what `offload` moved."""
+        if self.device.type == "cpu":
+            return
+        self.model.to(self.device)
+        for state, key in self._away:
+            state[key] = state[key].to(self.device)
+        self._away = []
+
     def metric_step(self, metric: float) -> None:
         """Tell a schedule that follows a metric (reduce_lr_on_plateau, greedy) the newest evaluation."""
         if isinstance(self.schedule, ReduceLROnPlateau | GreedyLR):
@@ -223,6 +249,11 @@ class Engine:
         resume_schedule(self.schedule, state["schedule"], **rates)
         if self.loss_scale and state["loss_scale"]:
             self.loss_scale.load(state["loss_scale"])
+
+
+def _is_on(value: Any, device: torch.device) -> bool:
+    """Whether it is a tensor there; some optimizers count their steps on the host."""
+    return isinstance(value, Tensor) and value.device.type == device.type
 
 
 def _total_norm(grads: list[Tensor]) -> float:

@@ -1,23 +1,27 @@
 """Builds the loop of a run from its config, and runs it with its monitors."""
 
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from actors.transcripts import Transcriber
 from raytune.config.run import RunConfig
-from raytune.data.store import RowStore
 from raytune.engine.checkpoint import CheckpointStore
+from raytune.errors import PolicyLostError
 from raytune.launch_rl.roles import Ends, Roles
 from raytune.launch_rl.rollouts import group_deadline, sampling_of
+from raytune.launch_rl.stalls import watchdog_of
 from raytune.monitors.build import build_monitors, tensorboard_folder
 from raytune.monitors.transcripts import TranscriptWriter
 from raytune.stages import grpo, ppo
 from raytune.stages.algorithm import Algorithm
-from raytune.stages.critic import PolicyWithCritic
+from raytune.stages.answerable import PromptRows
+from raytune.stages.critic import CRITIC
 from raytune.stages.experience import teaches
 from raytune.stages.interfaces import Policy
 from raytune.stages.prompts import PromptCursor, PromptSource, prompt_limit
+from raytune.stages.recovery import Recovery
 from raytune.stages.reinforce import ReinforceLoop, ReinforcePlan
 from raytune.stages.state import TrainState
 from raytune.stages.validation import Validation
@@ -31,36 +35,69 @@ def learn(
     state: TrainState,
     checkpoints: CheckpointStore,
     ends: Ends,
+    start: Path | None,
 ) -> bool:
-    """Run the loop with its monitors."""
+    """Run the loop with its monitors, and put its result into the folder. Returns False when it was interrupted.
+
+    Args: start: the checkpoint that the ranks began with.
+    """
     total = roles.total_steps
-    learner = roles.policy if roles.critic is None else PolicyWithCritic(roles.policy, roles.critic)
     monitors = build_monitors(cfg.output, folder, history=state.log_history, total_steps=total, done=state.step)
-    transcripts = TranscriptWriter(folder, done=state.step, tensorboard=tensorboard_folder(cfg.output, folder))
-    try:
+    writer = TranscriptWriter(folder, done=state.step, tensorboard=tensorboard_folder(cfg.output, folder))
+    transcripts = Transcriber(writer, roles.rewards.decoder, every=cfg.rl.transcript_steps)
+
+    def rebuild(checkpoint: Path | None) -> None:
+        monitors.rewind(state.step, state.log_history)
+        transcripts.rewind(state.step)
+        if roles.turns is not None:
+            roles.turns.give_way()
+        roles.policy.rebuild(checkpoint)
+        if roles.critic is not None:
+            roles.critic.rebuild(None if checkpoint is None else checkpoint / CRITIC)
+        roles.publisher.reopen(roles.policy.workers)
+        roles.policy.relay_log()
+
+    with ExitStack() as closing:
+        closing.callback(monitors.finish)
+        closing.callback(transcripts.finish)
+        watchdog = watchdog_of(folder, ranks=roles.policy.timeout, rollout=group_deadline(cfg))
+        closing.callback(watchdog.close)
         ends.save_from_now_on()
         loop = ReinforceLoop(
             _plan(cfg, roles, algorithm),
             cfg.output,
             source=_source(cfg, roles.store, state),
             rollouts=roles.rollouts,
-            policy=learner,
+            policy=roles.learner,
             weights=roles.weights,
-            experience=_experience(cfg, learner, algorithm, state),
+            experience=_experience(cfg, roles.learner, algorithm, state),
             keeps=_keeps(cfg, algorithm),
-            transcribe=Transcriber(transcripts, roles.rewards.decoder, every=cfg.rl.transcript_steps),
+            transcribe=transcripts,
             monitor=monitors,
             checkpoints=checkpoints,
             state=state,
             interrupted=ends.interrupted,
+            recovery=Recovery(rebuild, start, cfg.rl.max_rank_restarts),
+            phase=watchdog.phase,
             validation=_validation(cfg, roles),
         )
-        finished = loop.run()
-        roles.policy.relay_log()
+        finished = _finish(loop, roles, checkpoints, ends)
+        with suppress(PolicyLostError):
+            roles.policy.relay_log()
         return finished
-    finally:
-        monitors.finish()
-        transcripts.finish()
+
+
+def _finish(loop: ReinforceLoop, roles: Roles, checkpoints: CheckpointStore, ends: Ends) -> bool:
+    """Run to the end. Ranks that are lost with weights which nobody has saved learn them anew."""
+    while loop.run():
+        try:
+            if roles.turns is not None:
+                roles.turns.learn()
+            ends.publish(roles.policy, checkpoints)
+            return True
+        except PolicyLostError as lost:
+            loop.recover(lost)
+    return False
 
 
 def _plan(cfg: RunConfig, roles: Roles, algorithm: Algorithm) -> ReinforcePlan:
@@ -94,7 +131,7 @@ def _validation(cfg: RunConfig, roles: Roles) -> Validation | None:
     )
 
 
-def _source(cfg: RunConfig, store: RowStore, state: TrainState) -> PromptSource:
+def _source(cfg: RunConfig, store: PromptRows, state: TrainState) -> PromptSource:
     number, again = state.prompts
     return PromptSource(
         store,

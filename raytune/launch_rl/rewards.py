@@ -7,10 +7,10 @@ from ray.util.placement_group import PlacementGroup
 
 from actors.placement import Plan
 from actors.reward import RewardJob, RewardPool
-from actors.reward_model import model_job, start_reward_model
+from actors.reward_model import await_reward_model, model_job, start_reward_model
 from raytune.config.run import RunConfig
-from raytune.data.store import RowStore
 from raytune.launch_rl.roles import place
+from raytune.stages.answerable import PromptRows
 
 
 def start_model(cfg: RunConfig, plan: Plan, placement: PlacementGroup) -> tuple[str | None, list[Any]]:
@@ -23,8 +23,14 @@ def start_model(cfg: RunConfig, plan: Plan, placement: PlacementGroup) -> tuple[
     return name, [worker]
 
 
+def wait_for_models(workers: Sequence[Any]) -> None:
+    """Until the reward models are loaded. Errors: as await_reward_model."""
+    for worker in workers:
+        await_reward_model(worker)
+
+
 def start_rewards(
-    cfg: RunConfig, plan: Plan, placement: PlacementGroup, stores: Sequence[RowStore], model: str | None
+    cfg: RunConfig, plan: Plan, placement: PlacementGroup, stores: Sequence[PromptRows], model: str | None
 ) -> RewardPool:
     """Start the workers. Errors: as RewardPool.
 
@@ -40,8 +46,8 @@ def start_rewards(
 
 def _places(plan: Plan, placement: PlacementGroup, role: str) -> list[dict[str, Any]]:
     """Ray's options of each actor of a role."""
-    bundles = [(index, plan.bundles[index]) for index in plan.of_role(role)]
+    seats = [(index, *plan.bundles[index].seat(role)) for index in plan.of_role(role)]
     return [
-        {"num_cpus": one.cpus, "num_gpus": one.gpus, "scheduling_strategy": place(placement, index)}
-        for index, one in bundles
+        {"num_cpus": cpus, "num_gpus": gpus, "scheduling_strategy": place(placement, index)}
+        for index, cpus, gpus in seats
     ]

@@ -10,14 +10,15 @@ from ray.exceptions import GetTimeoutError, RayTaskError
 from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from actors.gather import Gatherer
 from actors.policy import PolicyGroup
 from actors.reward import RewardPool
 from actors.weights import WeightPublisher
-from raytune.data.store import RowStore
 from raytune.engine.checkpoint import CheckpointStore
 from raytune.errors import RaytuneError, RolloutError
+from raytune.stages.answerable import PromptRows
+from raytune.stages.interfaces import Policy, Rollouts, WeightSync
 from raytune.stages.samples import Prompt
+from raytune.stages.turns import Turns
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,14 +37,20 @@ class Ends:
 
 @dataclass
 class Roles:
-    """The actors of a run and the sizes they agreed on."""
+    """The actors of a run and the sizes they agreed on.
+
+    `rollouts`, `learner` and `weights` are what the loop sees; with `turns` they wait for their turn.
+    """
 
     policy: PolicyGroup
     critic: PolicyGroup | None
+    publisher: WeightPublisher
     rewards: RewardPool
-    rollouts: Gatherer
-    weights: WeightPublisher
-    store: RowStore
+    rollouts: Rollouts
+    learner: Policy
+    weights: WeightSync
+    turns: Turns | None
+    store: PromptRows
     total_steps: int
     prompts_per_step: int
     group_size: int

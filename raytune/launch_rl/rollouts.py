@@ -1,31 +1,62 @@
 """Starts the rollout replicas: the engine's class, its settings, its place."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from ray.util.placement_group import PlacementGroup
 
 from actors.placement import Plan
+from actors.rollout import RouterLimits
 from actors.rollout_replica import Replica, ReplicaSettings, start_replica
 from raytune.config.checks.reinforcement import engine_rank
 from raytune.config.run import RunConfig
 from raytune.engine.build import compute_dtype
+from raytune.launch_rl.backend import backend_of
 from raytune.launch_rl.roles import place
-from raytune.models.embedded import resolve_model_path
+from raytune.launch_rl.window import model_folder, window_of
 from raytune.stages.samples import Sampling
 
+# Answers that a replica has waiting for each that it draws: enough to fill a place at once, few enough to share.
+_WAITING = 2
 
-def start_replicas(cfg: RunConfig, plan: Plan, placement: PlacementGroup) -> list[Any]:
+
+def start_replicas(cfg: RunConfig, plan: Plan, placement: PlacementGroup, threads: Sequence[int]) -> list[Any]:
+    """Args: threads: of each rank, which a colocated replica computes with in its turn."""
     kind, env = _backend(cfg)
-    settings = ReplicaSettings(
-        resolve_model_path(
-            cfg.model.model_name_or_path,
-            revision=cfg.model.model_revision,
-            cache_dir=cfg.model.cache_dir,
-            token=cfg.model.hf_hub_token,
-        ),
+    replicas = []
+    for index in plan.of_role("rollout"):
+        own = int(cfg.generation.rollout_cpus)
+        settings = _settings(cfg, plan, threads=_turn(threads, index) if plan.colocated else own)
+        cpus, gpus = plan.bundles[index].seat("rollout")
+        replicas.append(
+            start_replica(
+                kind,
+                settings,
+                cpus=cpus,
+                gpus=gpus,
+                strategy=place(placement, index),
+                env=env(settings, gpu=gpus > 0),
+            )
+        )
+    return replicas
+
+
+def router_limits(cfg: RunConfig) -> RouterLimits:
+    """How much a replica is given at once, and how long it may take."""
+    answers = _WAITING * cfg.generation.max_num_seqs
+    return RouterLimits(answers=answers, request=group_deadline(cfg), build=start_deadline(cfg))
+
+
+def _turn(threads: Sequence[int], index: int) -> int:
+    """Replicas beyond the ranks have bundles like theirs."""
+    return threads[index] if index < len(threads) else threads[0]
+
+
+def _settings(cfg: RunConfig, plan: Plan, *, threads: int) -> ReplicaSettings:
+    return ReplicaSettings(
+        model_folder(cfg),
         dtype=rollout_dtype(cfg),  # type: ignore[arg-type]
-        max_length=cfg.data.cutoff_len + cfg.sampling.max_new_tokens,
+        max_length=window_of(cfg),
         max_sequences=cfg.generation.max_num_seqs,
         environment=cfg.rl.environment,
         max_turns=cfg.rl.max_turns,
@@ -33,24 +64,11 @@ def start_replicas(cfg: RunConfig, plan: Plan, placement: PlacementGroup) -> lis
         eager=cfg.rollout.vllm_enforce_eager,
         gpu_memory=cfg.rollout.vllm_gpu_util,
         cache_gib=cfg.generation.kv_cache_gb,
-        threads=max(int(cfg.generation.rollout_cpus), 1),
-        engine_args=cfg.rollout.vllm_config if isinstance(cfg.rollout.vllm_config, dict) else {},
+        threads=max(threads, 1),
+        sleeps=plan.colocated,
+        engine_args=cfg.rollout.vllm_config or {},
         request_deadline=group_deadline(cfg),
     )
-    replicas = []
-    for index in plan.of_role("rollout"):
-        bundle = plan.bundles[index]
-        replicas.append(
-            start_replica(
-                kind,
-                settings,
-                cpus=bundle.cpus,
-                gpus=bundle.gpus,
-                strategy=place(placement, index),
-                env=env(settings, gpu=bundle.gpus > 0),
-            )
-        )
-    return replicas
 
 
 def adapter_rank(cfg: RunConfig, plan: Plan) -> int:
@@ -59,21 +77,19 @@ def adapter_rank(cfg: RunConfig, plan: Plan) -> int:
     On a CPU vLLM draws several times slower with an adapter beside the weights.
     """
     sync, gpus = cfg.generation.weight_sync, any(plan.bundles[index].gpus for index in plan.of_role("rollout"))
-    wanted = sync == "adapter" or (sync == "auto" and gpus and cfg.generation.rollout_backend != "hf")
+    wanted = sync == "adapter" or (sync == "auto" and gpus and backend_of(cfg.generation) == "vllm")
     return engine_rank(cfg) or 0 if wanted else 0
 
 
 def _backend(cfg: RunConfig) -> tuple[type[Replica], Callable[..., dict[str, str]]]:
     """The replica's class, and the environment that its process needs."""
-    match cfg.generation.rollout_backend:
-        case "hf":
-            from actors.rollout_hf import HfReplica
+    if backend_of(cfg.generation) == "hf":
+        from actors.rollout_hf import HfReplica
 
-            return HfReplica, lambda settings, *, gpu: {}
-        case "vllm" | "auto":
-            from actors.rollout_vllm import VllmReplica, vllm_env
+        return HfReplica, lambda settings, *, gpu: {}
+    from actors.rollout_vllm import VllmReplica, vllm_env
 
-            return VllmReplica, vllm_env
+    return VllmReplica, vllm_env
 
 
 def rollout_dtype(cfg: RunConfig) -> str:
@@ -98,3 +114,8 @@ def sampling_of(cfg: RunConfig, stop_ids: tuple[int, ...]) -> Sampling:
 def group_deadline(cfg: RunConfig) -> float:
     """Seconds that a group of answers may take."""
     return cfg.generation.rollout_timeout
+
+
+def start_deadline(cfg: RunConfig) -> float:
+    """Seconds that a replica may take to start."""
+    return cfg.generation.rollout_start_timeout

@@ -7,16 +7,17 @@ import time
 import uuid
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ray.util.placement_group import PlacementGroup
 
+from actors import stacks
 from actors.data import prepare_data
 from actors.gather import Gatherer
 from actors.placement import Plan
 from actors.policy import PolicyGroup
-from actors.reward_model import await_reward_model
 from actors.rollout import start_router
+from actors.sleepers import ReplicaSleepers
 from actors.weights import WeightPublisher
 from actors.weights_messages import WeightSettings
 from raytune.config.run import RunConfig
@@ -26,15 +27,20 @@ from raytune.data.store import RowStore
 from raytune.engine.checkpoint import CheckpointStore, write_json
 from raytune.errors import DataError
 from raytune.launch_rl.learn import learn
-from raytune.launch_rl.rewards import start_model, start_rewards
+from raytune.launch_rl.rewards import start_model, start_rewards, wait_for_models
 from raytune.launch_rl.roles import Ends, Roles, kill, wait_for
-from raytune.launch_rl.rollouts import adapter_rank, rollout_dtype, start_replicas
+from raytune.launch_rl.rollouts import adapter_rank, rollout_dtype, router_limits, start_deadline, start_replicas
+from raytune.launch_rl.turns import AllRanks, put_to_sleep
+from raytune.launch_rl.window import window_of
 from raytune.log import get_logger
 from raytune.stages.algorithm import algorithm_of
-from raytune.stages.critic import CRITIC, critic_config
+from raytune.stages.answerable import PromptRows, answerable
+from raytune.stages.critic import CRITIC, PolicyWithCritic, critic_config
+from raytune.stages.interfaces import Policy, Rollouts, WeightSync
 from raytune.stages.prompts import held_out_prompts, planned_steps
 from raytune.stages.reinforce import ALGORITHM
 from raytune.stages.state import TrainState
+from raytune.stages.turns import Turns
 
 if TYPE_CHECKING:
     from raytune.stages.policy_rank import PolicyFacts
@@ -60,6 +66,8 @@ def run(
     started = time.monotonic()
     algorithm = algorithm_of(cfg)
     with ExitStack() as closing:
+        stacks.register("driver")
+        closing.callback(stacks.unregister)
         size = {"shared": shared, "epochs": cfg.rl.ppo_epochs, "minibatches": cfg.rl.num_mini_batches}
         policy = PolicyGroup(cfg, plan, placement, algorithm.learn, **size)
         closing.callback(policy.shutdown)
@@ -74,10 +82,7 @@ def run(
             write_json(folder / ALGORITHM, algorithm.numbers())
             checkpoints = CheckpointStore(folder)
             checkpoints.drop_after(state.step)
-            finished = learn(cfg, folder, roles, algorithm, state, checkpoints, ends)
-            if finished:
-                ends.publish(policy, checkpoints)
-            return finished
+            return learn(cfg, folder, roles, algorithm, state, checkpoints, ends, checkpoint)
 
 
 def _start(
@@ -92,37 +97,47 @@ def _start(
     """Start everything at once: ranks load the model while engines are built and data workers tokenise."""
     building = policy.build(checkpoint)
     critic_building = [] if critic is None else critic.build(None if checkpoint is None else checkpoint / CRITIC)
-    replicas = start_replicas(cfg, plan, placement)
+    replicas = start_replicas(cfg, plan, placement, policy.threads)
     closing.callback(kill, replicas)
-    router = start_router(replicas, target=0)
+    router = start_router(replicas, target=0, limits=router_limits(cfg))
     closing.callback(kill, [router])
-    serving = router.start.remote(cfg.generation.rollout_start_timeout)
+    serving = router.start.remote(start_deadline(cfg))
     judge, judges = start_model(cfg, plan, placement)
     closing.callback(kill, judges)
-    data = prepare_data(cfg)
-    store, held = _prompts(data), [RowStore.open(path) for path in data.eval.values()]
+    window = window_of(cfg)
+    store, held = _prompts(prepare_data(cfg), window)
     rewards = start_rewards(cfg, plan, placement, [store, *held], judge)
     closing.callback(rewards.close)
     prompts_per_step = rows_per_step(cfg.train, cfg.cluster.num_workers) * cfg.rl.ppo_buffer_size
     total = planned_steps(cfg.train, len(store), prompts_per_step)
-    updates = total * cfg.rl.ppo_epochs * cfg.rl.num_mini_batches
-    longest = int(store.lengths.max()) + cfg.sampling.max_new_tokens
-    facts = policy.start_policy(building, total_steps=updates, longest=longest)
+    longest = min(int(store.lengths.max()) + cfg.sampling.max_new_tokens, window)
+    sizes = {"total_steps": total * cfg.rl.ppo_epochs * cfg.rl.num_mini_batches, "longest": longest}
+    sleepers = None
+    if plan.colocated:
+        # The ranks take their devices only when the replicas have given them back.
+        _wait_for_replicas(cfg, serving)
+        sleepers = put_to_sleep(cfg, plan, replicas, router)
+    facts = policy.start_policy(building, **sizes)
     policy.relay_log()
     if critic is not None:
-        critic.start_policy(critic_building, total_steps=updates, longest=longest)
-    for worker in judges:
-        await_reward_model(worker)
-    wait_for(serving, cfg.generation.rollout_start_timeout + _GRACE, "the rollout replicas to start")
+        critic.start_policy(critic_building, **sizes)
+    wait_for_models(judges)
+    if sleepers is None:
+        _wait_for_replicas(cfg, serving)
     weights = WeightPublisher(policy.workers, replicas, _settings_of_weights(cfg, plan), router=router)
     closing.callback(weights.close)
-    _announce(cfg, facts, len(store), prompts_per_step, total)
+    _announce(cfg, plan, facts, len(store), prompts_per_step, total)
+    gatherer = Gatherer(router, rewards, on_router=weights.tell_router)
+    rollouts, learner, synced, turns = _seams(gatherer, policy, critic, weights, sleepers)
     return Roles(
         policy,
         critic,
-        rewards,
-        Gatherer(router, rewards),
         weights,
+        rewards,
+        rollouts,
+        learner,
+        synced,
+        turns,
         store,
         total,
         prompts_per_step,
@@ -132,7 +147,28 @@ def _start(
     )
 
 
-def _announce(cfg: RunConfig, facts: "PolicyFacts", num_prompts: int, prompts_per_step: int, total: int) -> None:
+def _seams(
+    rollouts: Rollouts,
+    policy: PolicyGroup,
+    critic: PolicyGroup | None,
+    weights: WeightSync,
+    sleepers: ReplicaSleepers | None,
+) -> tuple[Rollouts, Policy, WeightSync, Turns | None]:
+    """What the loop is given: the actors themselves, or their turns where they share devices."""
+    learner = policy if critic is None else PolicyWithCritic(policy, critic)
+    if sleepers is None:
+        return rollouts, learner, weights, None
+    turns = Turns(rollouts, learner, weights, replicas=sleepers, ranks=AllRanks(policy, critic))
+    return turns.rollouts, turns.policy, turns.weights, turns
+
+
+def _wait_for_replicas(cfg: RunConfig, serving: Any) -> None:
+    wait_for(serving, start_deadline(cfg) + _GRACE, "the rollout replicas to start")
+
+
+def _announce(
+    cfg: RunConfig, plan: Plan, facts: "PolicyFacts", num_prompts: int, prompts_per_step: int, total: int
+) -> None:
     log.info(
         "%s: %s prompts, %s x %s answers a step, %s steps; %s of %s parameters train; %s x %s on %s, %s x %s",
         cfg.train.stage,
@@ -146,7 +182,7 @@ def _announce(cfg: RunConfig, facts: "PolicyFacts", num_prompts: int, prompts_pe
         cfg.cluster.num_workers,
         facts.device,
         "rollout replica",
-        cfg.generation.num_rollouts,
+        len(plan.of_role("rollout")),
     )
 
 
@@ -160,7 +196,9 @@ def _settings_of_weights(cfg: RunConfig, plan: Plan) -> WeightSettings:
     )
 
 
-def _prompts(data: PreparedData) -> RowStore:
+def _prompts(data: PreparedData, window: int) -> tuple[PromptRows, list[PromptRows]]:
+    """The prompts to train on, and the held-out ones of each set."""
     if data.train is None:
         raise DataError("there are no prompts", fix="Set dataset.")
-    return RowStore.open(data.train)
+    held = [answerable(RowStore.open(path), window=window) for path in data.eval.values()]
+    return answerable(RowStore.open(data.train), window=window), held

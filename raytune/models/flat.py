@@ -82,7 +82,10 @@ class FlatWriter:
         self.size = max(sum(padded), _ALIGN)
         self._runs = buckets_of(padded, bucket_bytes)
         self._mapped: dict[int, Tensor] = {}
-        self._slot = -1
+        # The writer of a process that died before this one: its newest slot may still be wanted.
+        headers = [folder / f"slot-{slot}.json" for slot in range(_NUM_SLOTS)]
+        written = [(path.stat().st_mtime_ns, slot) for slot, path in enumerate(headers) if path.exists()]
+        self._slot = max(written)[1] if written else -1
         _check_room(folder, _NUM_SLOTS * self.size)
 
     def begin(self) -> None:

@@ -17,6 +17,10 @@ class Monitor(Protocol):
         """Take note that a step is done, logged or not."""
         ...
 
+    def rewind(self, step: int, history: Sequence[Entry]) -> None:
+        """Forget what came after `step`: the run goes on from there. Args: history: the entries up to it."""
+        ...
+
     def finish(self) -> None:
         """Flush and close."""
         ...
@@ -35,6 +39,10 @@ class Monitors:
     def advance(self, step: int) -> None:
         for monitor in self._monitors:
             monitor.advance(step)
+
+    def rewind(self, step: int, history: Sequence[Entry]) -> None:
+        for monitor in self._monitors:
+            monitor.rewind(step, history)
 
     def finish(self) -> None:
         for monitor in self._monitors:

@@ -1,6 +1,7 @@
 """The terminal: a progress bar for people, plain lines for files and pipes."""
 
 import sys
+from collections.abc import Sequence
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -40,6 +41,10 @@ class ConsoleMonitor:
             self._progress.update(self._task, completed=step, note=text)
         else:
             self._progress.console.print(f"step {step}: {text}", soft_wrap=True)
+
+    def rewind(self, step: int, history: Sequence[Entry]) -> None:
+        """Move the bar back; lines that were printed stay."""
+        self.advance(step)
 
     def finish(self) -> None:
         if self._progress is not None:

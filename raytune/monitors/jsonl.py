@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 from raytune.monitors.base import Entry
@@ -10,12 +11,16 @@ from raytune.monitors.base import Entry
 class JsonlMonitor:
     """Appends entries to `path`. A resumed run first drops the lines past its checkpoint."""
 
-    def __init__(self, path: Path, *, history: list[Entry]) -> None:
+    def __init__(self, path: Path, *, history: Sequence[Entry]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}")
+        self._path = path
+        self._begin(history)
+
+    def _begin(self, history: Sequence[Entry]) -> None:
+        temporary = self._path.with_name(f".{self._path.name}")
         temporary.write_text("".join(_line(entry) for entry in history))
-        temporary.replace(path)
-        self._file = path.open("a")
+        temporary.replace(self._path)
+        self._file = self._path.open("a")
 
     def log(self, step: int, entry: Entry) -> None:
         self._file.write(_line(entry))
@@ -23,6 +28,11 @@ class JsonlMonitor:
 
     def advance(self, step: int) -> None:
         """Nothing to show between log entries."""
+
+    def rewind(self, step: int, history: Sequence[Entry]) -> None:
+        """Drop the lines that are not in `history`."""
+        self._file.close()
+        self._begin(history)
 
     def finish(self) -> None:
         self._file.close()

@@ -1,9 +1,10 @@
 """TensorBoard event files, written without TensorFlow or torch."""
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
-from tensorboard.compat.proto.event_pb2 import Event  # pyrefly: ignore[missing-module-attribute]
+from tensorboard.compat.proto.event_pb2 import Event, SessionLog  # pyrefly: ignore[missing-module-attribute]
 from tensorboard.compat.proto.summary_pb2 import Summary  # pyrefly: ignore[missing-module-attribute]
 from tensorboard.plugins.text.summary import text_pb
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
@@ -31,6 +32,11 @@ class TensorBoardMonitor:
 
     def advance(self, step: int) -> None:
         """Nothing to show between log entries."""
+
+    def rewind(self, step: int, history: Sequence[Entry]) -> None:
+        """Have readers drop what comes after `step`, as they do when a session starts there."""
+        started = SessionLog(status=SessionLog.START)
+        self._writer.add_event(Event(wall_time=time.time(), step=step + 1, session_log=started))
 
     def finish(self) -> None:
         self._writer.close()

@@ -47,11 +47,15 @@ class TranscriptWriter:
     def __init__(self, folder: Path, *, done: int = 0, tensorboard: Path | None = None) -> None:
         self._path = folder / FILE
         folder.mkdir(parents=True, exist_ok=True)
-        kept = [line for line in _lines(self._path) if line["step"] <= done]
+        self.rewind(done)
+        self._texts = None if tensorboard is None else _texts(tensorboard)
+
+    def rewind(self, step: int) -> None:
+        """Drop what was written of later steps."""
+        kept = [line for line in _lines(self._path) if line["step"] <= step]
         temporary = self._path.with_name(f".{FILE}")
         temporary.write_text("".join(_line(line) for line in kept), encoding="utf-8")
         temporary.replace(self._path)
-        self._texts = None if tensorboard is None else _texts(tensorboard)
 
     def write(self, step: int, transcripts: Sequence[Transcript]) -> None:
         """Write the transcripts of one step."""

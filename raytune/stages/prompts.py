@@ -1,7 +1,7 @@
 """Which prompt a run draws next: a function of (seed, number) alone, so that an integer is all there is to resume."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -9,8 +9,8 @@ import numpy as np
 
 from raytune.config.train import TrainConfig
 from raytune.data.batches import Indices, epoch_order
-from raytune.data.store import RowStore
 from raytune.errors import DataError
+from raytune.stages.answerable import PromptRows
 from raytune.stages.samples import Prompt
 
 HELD_OUT = 1 << 40
@@ -42,7 +42,7 @@ class PromptSource:
 
     def __init__(
         self,
-        store: RowStore,
+        store: PromptRows,
         *,
         seed: int,
         limit: int | None = None,
@@ -89,6 +89,19 @@ class PromptSource:
             raise ValueError(f"prompt {unknown[0]} was never drawn (the next is {self._next})")
         self._again = sorted({*self._again, *returned})
 
+    def since(self, cursor: PromptCursor) -> set[int]:
+        """Numbers that were drawn after the source stood at `cursor`, or are to be drawn again."""
+        return {*cursor.again, *range(cursor.next, self._next)}
+
+    def go_back(self, cursor: PromptCursor, *, kept: Collection[int]) -> None:
+        """Have all prompts that were drawn since `cursor` drawn again, but for those in `kept`."""
+        again = self.since(cursor) - set(kept)
+        # The end of the stream is simply not drawn yet.
+        while self._next - 1 in again:
+            self._next -= 1
+            again.remove(self._next)
+        self._again = sorted(again)
+
     def row(self, number: int) -> int:
         """The row of the set that prompt `number` shows."""
         epoch, index = divmod(number, len(self._store))
@@ -101,7 +114,7 @@ class PromptSource:
 class _Orders:
     """The order of each epoch; the last two are kept, for a batch may lie across their border."""
 
-    def __init__(self, store: RowStore, *, seed: int, shuffle: bool) -> None:
+    def __init__(self, store: PromptRows, *, seed: int, shuffle: bool) -> None:
         self._lengths = store.lengths
         self._seed = seed
         self._shuffle = shuffle
@@ -114,12 +127,12 @@ class _Orders:
         return epoch_order(self._lengths, epoch=epoch, seed=self._seed, shuffle=self._shuffle)
 
 
-def read_prompt(store: RowStore, number: int, row: int) -> Prompt:
+def read_prompt(store: PromptRows, number: int, row: int) -> Prompt:
     """Row `row` of a set as prompt `number`; its ids are a copy, which outlives the file's map."""
     return Prompt(number, row, np.array(store.row(row)["input_ids"], dtype=np.int32), store.columns(row))
 
 
-def held_out_prompts(store: RowStore, *, limit: int | None = None) -> list[Prompt]:
+def held_out_prompts(store: PromptRows, *, limit: int | None = None) -> list[Prompt]:
     """The prompts of a validation set in its order, at most `limit`; each evaluation asks the same under the same
     numbers, so that it draws the same seeds."""
     rows = range(len(store) if limit is None else min(limit, len(store)))

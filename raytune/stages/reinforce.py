@@ -7,18 +7,21 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
 from raytune.config.output import OutputConfig
 from raytune.engine.checkpoint import CheckpointStore, write_json
+from raytune.errors import PolicyLostError
 from raytune.log import get_logger
 from raytune.monitors.base import Entry, Monitor
 from raytune.stages.experience import Experience
 from raytune.stages.interfaces import Policy, PolicyResult, Rollouts, WeightSync
-from raytune.stages.prompts import PromptSource
+from raytune.stages.prompts import PromptCursor, PromptSource
+from raytune.stages.recovery import Ages, Losses, Recovery, resume_point
 from raytune.stages.samples import Sampling, ScoredGroup
-from raytune.stages.state import TrainState
+from raytune.stages.state import TrainState, load_state
 from raytune.stages.validation import Validation, is_due
 
 log = get_logger(__name__)
@@ -54,7 +57,8 @@ class ReinforceLoop:
 
     Args: experience: what is learned from the groups of a step. keeps: False for a group that is replaced by another
     one (dynamic sampling). transcribe: is shown the groups of each step. interrupted: asked after each step; True
-    saves and returns early. validation: of held-out prompts; None where there are none.
+    saves and returns early. recovery: how lost ranks are replaced. phase: what watches each part of a step.
+    validation: of held-out prompts; None where there are none.
     """
 
     def __init__(
@@ -73,14 +77,20 @@ class ReinforceLoop:
         checkpoints: CheckpointStore,
         state: TrainState,
         interrupted: Callable[[], bool],
+        recovery: Recovery,
+        phase: Callable[[str], AbstractContextManager[None]] = lambda name: nullcontext(),
         validation: Validation | None = None,
     ) -> None:
         self.plan, self.output = plan, output
         self.source, self.rollouts, self.policy, self.weights = source, rollouts, policy, weights
         self.experience, self.keeps, self.transcribe = experience, keeps, transcribe
         self.monitor, self.checkpoints, self.state, self.interrupted = monitor, checkpoints, state, interrupted
-        self.validation = validation
+        self.recovery, self.phase, self.validation = recovery, phase, validation
         state.total_steps = plan.total_steps
+        self._ages, self._losses = Ages(plan.max_staleness), Losses(recovery.most)
+        self._published = state.step  # the last step whose weights all replicas have got
+        self._taken: list[ScoredGroup] = []  # what the running step learns from, until the next one takes its own
+        self._taken_at = state.step  # what was published when they were taken
         self._early: list[ScoredGroup] = []  # finished while held-out prompts were answered
         self._ready: list[ScoredGroup] = []  # scored and waiting for an update that learns from them
         self._drawn: set[int] = set()  # numbers of prompts that were submitted and not learned from yet
@@ -88,8 +98,64 @@ class ReinforceLoop:
         self._saved = state.step
 
     def run(self) -> bool:
-        """Train to the end. Returns False when it was interrupted (everything is saved then)."""
-        self.weights.publish(self.state.step)
+        """Train to the end. Returns False when it was interrupted (everything is saved then).
+
+        Raises: TrainError when trainer ranks are lost again and again.
+        """
+        while True:
+            try:
+                return self._run()
+            except PolicyLostError as lost:
+                self.recover(lost)
+
+    def recover(self, lost: PolicyLostError) -> None:
+        """Go back to the last checkpoint, with new ranks; `run` goes on from there. Raises TrainError as `run`."""
+        while True:
+            self._losses.add(lost, self.state.step)
+            back = resume_point(self.checkpoints, self.recovery.start, with_state=not self.output.save_only_model)
+            log.warning(
+                "%s; new ranks go on from %s (step %s was done; recovery %s of at most %s in a row)",
+                lost.what,
+                back or "the initial weights: there is no checkpoint yet",
+                self.state.step,
+                self._losses.count,
+                self._losses.most,
+            )
+            self._go_back(load_state(back) if back else TrainState(total_steps=self.plan.total_steps))
+            try:
+                with self.phase("recovery"):
+                    self.recovery.rebuild(back)
+                return
+            except PolicyLostError as again:
+                lost = again
+
+    def _go_back(self, to: TrainState) -> None:
+        """Forget what was done since a checkpoint; prompts are drawn again unless their answers can still be used."""
+        cursor = PromptCursor(*to.prompts)
+        ready, taken = ({group.number for group in groups} for groups in (self._ready, self._taken))
+        under_way = self._drawn - ready
+        tried = self._ages.versions.step_of(self._ages.versions.newest)
+        ahead = dict.fromkeys(ready, self._published) | dict.fromkeys(taken, self._taken_at)
+        self._ages.go_back(ahead | dict.fromkeys(under_way, tried))
+        self.state.become(to)
+        unlearned = self.source.since(cursor)
+        held = [group for group in (*self._ready, *self._taken) if group.number in unlearned]
+        self._ready = [group for group in held if self._ages.fits(group, to.step)]
+        self._drawn = under_way | {group.number for group in self._ready}
+        self.source.go_back(cursor, kept=self._drawn)
+        self._taken, self._saved = [], to.step
+
+    def _publish(self, step: int) -> Mapping[str, float]:
+        with self.phase("publish"):
+            times = self.weights.publish(self._ages.versions.give(step))
+        self._published = step
+        return times
+
+    def _run(self) -> bool:
+        if self.state.step >= self.plan.total_steps:
+            log.info("the run is complete at step %s; writing its result", self.state.step)
+            return True
+        self._publish(self.state.step)
         if self.validation is not None and self.validation.cfg.eval_on_start and self.state.step == 0:
             self._validate(self.validation)
         while self.state.step < self.plan.total_steps and not self._stops_early() and self._step():
@@ -110,11 +176,13 @@ class ReinforceLoop:
             log.info("the prompts are used up after %s steps", self.state.step)
             return False
         waited = time.monotonic() - begun
-        experience = self.experience(groups)
+        with self.phase("experience"):
+            experience = self.experience(groups)
         compared = time.monotonic()
-        result = self.policy.update(self.state.step + 1, experience.samples)
+        with self.phase("update"):
+            result = self.policy.update(self.state.step + 1, experience.samples)
         learned = time.monotonic()
-        times = self.weights.publish(self.state.step + 1)
+        times = self._publish(self.state.step + 1)
         self._account(groups, result, time.monotonic() - begun)
         seconds = {
             "rollout": waited,
@@ -162,11 +230,10 @@ class ReinforceLoop:
         seen = 0
         while True:
             self._submit()
-            self._ready = [group for group in self._ready if not self._stale(group)]
+            self._ready = [group for group in self._ready if self._fits(group)]
             if len(self._ready) >= wanted or not (self._early or self.rollouts.pending()):
                 break
-            finished, self._early = self._early or self.rollouts.wait(self.plan.timeout), []
-            for group in finished:
+            for group in map(self._ages.dated, self._finished()):
                 seen += 1
                 if self.keeps(group) or seen > limit:
                     self._ready.append(group)
@@ -174,9 +241,18 @@ class ReinforceLoop:
                     self._forget(group, "filtered")
         # Without staleness these are the groups of one submission; by number, whatever the order they came in.
         self._ready.sort(key=lambda group: group.number)
-        taken, self._ready = self._ready[:wanted], self._ready[wanted:]
-        self._drawn -= {group.number for group in taken}
-        return taken
+        self._taken, self._ready = self._ready[:wanted], self._ready[wanted:]
+        self._taken_at = self._published
+        self._drawn -= {group.number for group in self._taken}
+        return self._taken
+
+    def _finished(self) -> list[ScoredGroup]:
+        """Groups that were not looked at yet, at least one."""
+        if self._early:
+            found, self._early = self._early, []
+            return found
+        with self.phase("rollout"):
+            return self.rollouts.wait(self.plan.timeout)
 
     def _submit(self) -> None:
         """Draw prompts for the running step and as many further ones as staleness allows."""
@@ -187,12 +263,12 @@ class ReinforceLoop:
             self._drawn |= {prompt.number for prompt in prompts}
             self.rollouts.submit(prompts, self.plan.sampling, self.plan.group_size)
 
-    def _stale(self, group: ScoredGroup) -> bool:
-        stale = self.state.step - min(group.oldest) > self.plan.max_staleness
-        if stale:
+    def _fits(self, group: ScoredGroup) -> bool:
+        fits = self._ages.fits(group, self.state.step)
+        if not fits:
             self._forget(group, "too_old")
             self.source.give_back([group.number])
-        return stale
+        return fits
 
     def _forget(self, group: ScoredGroup, why: str) -> None:
         self._drawn.discard(group.number)
@@ -254,7 +330,11 @@ class ReinforceLoop:
         step = self.state.step
         if step == self._saved:
             return
+        with self.phase("save"):
+            self._write(step)
         self._saved = step
+
+    def _write(self, step: int) -> None:
         folder = self.checkpoints.stage(step)
         self.policy.save(folder, with_state=not self.output.save_only_model)
         write_json(folder / ALGORITHM, self.plan.algorithm)

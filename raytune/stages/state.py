@@ -44,6 +44,14 @@ class TrainState:
         """Epochs done, with the part of the running one."""
         return self.position.epoch + self.position.offset / num_rows
 
+    def become(self, other: "TrainState") -> None:
+        """Take over everything of another state, in place: others hold this one, its log and its learner's memory."""
+        self.log_history[:] = other.log_history
+        self.learner.clear()
+        self.learner.update(other.learner)
+        kept = {"log_history": self.log_history, "learner": self.learner}
+        vars(self).update({**vars(other), **kept})
+
     def judge(self, metric: float, *, greater: bool) -> None:
         """Compare an evaluation of this step with the best so far. Args: greater: more is better."""
         better = self.best_metric is None or (metric > self.best_metric if greater else metric < self.best_metric)

@@ -110,6 +110,25 @@ def test_a_job_goes_on_from_its_checkpoint_and_logs_the_losses_of_one_rank(out, 
     assert losses(out) == pytest.approx(losses(alone), abs=1e-4)
 
 
+def test_answers_of_one_node_teach_a_rank_of_the_other_and_weights_travel_back(two_nodes, workdir, tmp_path):
+    out = tmp_path / "grpo"
+    keys = {
+        "stage": "grpo", "placement": "disaggregated", "num_workers": 1, "engine": "auto", "rollout_cpus": 0.5,
+        "reward_cpus": 0.5, "rollout_backend": "hf", "reward_funcs": "regex", "reward_regex": "[a-zA-Z]",
+        "global_batch_size": 2, "num_generations": 4, "max_new_tokens": 8, "temperature": 1.0, "top_p": 1.0, "top_k": 0,
+        "max_steps": 2, "save_strategy": "no", "output_dir": out,
+    }  # fmt: skip
+    done = two_nodes.submit(workdir, *(f"{key}={value}" for key, value in keys.items()))
+    assert done.returncode == 0, done.stdout
+    first, second = map(json.loads, (out / "trainer_log.jsonl").read_text().splitlines())
+    # The rank fills one node. Only where a replica is on another one are weights sent through the object store.
+    assert min(first["time_sync_send"], second["time_sync_send"]) > 0
+    assert first["reward_std"] > 0
+    assert first["grad_norm"] > 0
+    # Log-probs of both programs agree to float32 before and after the first update: its weights have arrived.
+    assert max(first["mismatch_abs"], second["mismatch_abs"]) < 1e-5
+
+
 def test_a_plan_that_does_not_fit_names_the_nodes_and_a_lost_output_is_foretold(two_nodes, workdir):
     done = two_nodes.submit(workdir, "output_dir=saves/out", "num_workers=3", "global_batch_size=9")
     warning = next(line for line in done.stdout.splitlines() if "Ray's copy of the submitted folder" in line)

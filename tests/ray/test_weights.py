@@ -17,7 +17,7 @@ from actors.weights import WeightPublisher
 from actors.weights_messages import WeightSettings
 from actors.weights_receiver import WeightReceiver
 from actors.weights_sender import WeightSender
-from raytune.errors import RaytuneError, RolloutError, TrainError
+from raytune.errors import PolicyLostError, RaytuneError, RolloutError
 from raytune.models.published import Published
 from raytune.models.updates import UpdateReader
 from tests.helpers.tiny import tiny_model
@@ -221,7 +221,7 @@ def test_a_dead_rank_is_named_and_what_it_published_stays(run: Run, tmp_path: Pa
     publisher.publish(1)
     ray.kill(rank)
     started = time.monotonic()
-    with pytest.raises(TrainError, match="rank 0 could not publish weights 2"):
+    with pytest.raises(PolicyLostError, match="rank 0 stopped during 'publish weights 2': its process died"):
         publisher.publish(2)
     assert time.monotonic() - started < 5
     assert ray.get(run.router.refit.remote(run.replicas[0]), timeout=DEADLINE) == 1

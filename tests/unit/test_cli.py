@@ -231,7 +231,7 @@ def test_plan_refuses_the_ranks_that_a_launch_refuses(refused, home, tmp_path, v
         verb, home / "run.yaml", "num_workers=5000", "global_batch_size=5000", f"output_dir={tmp_path / 'out'}", code=1
     )
     assert "PlacementError: the run needs 5000 CPUs, this machine has" in said
-    assert "Lower num_workers or cpus_per_worker" in said
+    assert "Lower num_workers, num_rollouts or cpus_per_worker" in said
 
 
 BROKEN = [{"instruction": "a", "input": "", "output": "b"}, {"instruction": "a", "input": "", "output": 3}]

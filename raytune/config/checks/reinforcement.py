@@ -136,7 +136,26 @@ def engine_rank(config: RunConfig) -> int | None:
     return next((rank for rank in ENGINE_RANKS if rank >= adapter.lora_rank), None)
 
 
+def replicas_read_their_keys(config: RunConfig) -> Broken | None:
+    """Keys of engines that cannot be had, or that an engine of a run settles itself."""
+    rollout = config.rollout
+    given = [name for name in SETTLED_ENGINE_KEYS if dict(rollout)[name] != type(rollout).model_fields[name].default]
+    what = f"{' and '.join(given)} changes nothing in stage {config.train.stage}"
+    fix = "Leave it out: replicas are vLLM's or transformers', and take adapters of lora_rank."
+    return broken(learns_from_answers(config) and bool(given), what, *given, fix=fix)
+
+
+SETTLED_ENGINE_KEYS = (
+    "vllm_max_lora_rank",
+    "sglang_maxlen",
+    "sglang_mem_fraction",
+    "sglang_tp_size",
+    "sglang_config",
+    "sglang_lora_backend",
+)
+
 RL_RULES = (
+    replicas_read_their_keys,
     adapters_travel_alone,
     groups_need_answers,
     grpo_has_no_critic,

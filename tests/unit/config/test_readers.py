@@ -14,7 +14,6 @@ SETTLED_BY_CONFIG = {
     "infer_backend",
     "init_special_tokens",
     "mix_strategy",
-    "placement",
     "use_kv_cache",
 }
 
@@ -25,7 +24,11 @@ ONLOOKERS = {
     "raytune/data/show.py",
     "raytune/export/merge.py",
     "raytune/launch.py",
+    "raytune/launch_rl/bundles.py",
+    "raytune/launch_rl/check.py",
+    "raytune/launch_rl/room.py",
     "raytune/plan.py",
+    "raytune/stages/sizes.py",
 }
 
 # Keys that several places must know, and why.

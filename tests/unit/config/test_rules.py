@@ -37,6 +37,7 @@ CASES: dict[str, tuple[dict[str, object], dict[str, object]]] = {
         {"stage": "grpo", "weight_sync": "adapter", "finetuning_type": "full"},
         {"weight_sync": "merged"},
     ),
+    "replicas_read_their_keys": ({"stage": "grpo", "sglang_maxlen": 100}, {"sglang_maxlen": 4096}),
     "groups_need_answers": ({"stage": "grpo", "num_generations": 1}, {"num_generations": 4}),
     "grpo_has_no_critic": ({"stage": "grpo", "advantage": "gae"}, {"advantage": "group"}),
     "own_critic_is_asked": ({"stage": "ppo", "critic": "own", "advantage": "reinforce++"}, {"advantage": "gae"}),

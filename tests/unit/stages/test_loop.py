@@ -1,3 +1,4 @@
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from raytune.config.evaluation import EvalConfig
 from raytune.config.output import OutputConfig
 from raytune.data.batches import Position
 from raytune.engine.checkpoint import CheckpointStore
+from raytune.monitors.base import Entry
 from raytune.stages.interfaces import EvalResult, StepResult
 from raytune.stages.loop import Loop, LoopPlan
 from raytune.stages.state import TrainState, load_state
@@ -48,6 +50,9 @@ class FakeMonitor:
 
     def advance(self, step: int) -> None:
         self.steps.append(step)
+
+    def rewind(self, step: int, history: Sequence[Entry]) -> None:
+        raise AssertionError("supervised training does not go back")
 
     def finish(self) -> None:
         pass

@@ -16,6 +16,7 @@ from raytune.rewards.table import RewardTable
 from raytune.stages.experience import group_experience, teaches
 from raytune.stages.interfaces import PolicyResult, PolicySample, TokenNumbers
 from raytune.stages.prompts import HELD_OUT, PromptCursor, PromptSource, held_out_prompts
+from raytune.stages.recovery import Recovery
 from raytune.stages.reinforce import ReinforceLoop, ReinforcePlan
 from raytune.stages.samples import Prompt, Sampling, ScoredGroup
 from raytune.stages.state import TrainState, load_state
@@ -84,6 +85,9 @@ class World:
         self.events.append(f"update {step}")
         return PolicyResult(0.5, 20, 0.3, 1e-4, {"entropy": 1.5})
 
+    def rebuild(self, checkpoint: Path | None) -> None:
+        raise AssertionError("no rank is lost here")
+
     def values(self, samples: Sequence[PolicySample]) -> list[TokenNumbers]:
         raise AssertionError("grpo does not ask for token numbers")
 
@@ -99,6 +103,9 @@ class Log:
         self.entries.append(entry)
 
     def advance(self, step: int) -> None: ...
+
+    def rewind(self, step: int, history: Sequence[Entry]) -> None:
+        self.entries = list(history)
 
     def finish(self) -> None: ...
 
@@ -142,6 +149,7 @@ def loop(
         checkpoints=CheckpointStore(tmp_path / "out"),
         state=state,
         interrupted=lambda: stop_at is not None and state.step >= stop_at,
+        recovery=Recovery(world.rebuild),
         validation=None if evaluation is None else held_out(store, world, evaluation),
     )
     return made, log

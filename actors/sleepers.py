@@ -1,0 +1,63 @@
+"""Rollout replicas that take turns with trainer ranks; implements the Sleepers Protocol of raytune.stages.turns."""
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import ray
+from ray.exceptions import GetTimeoutError, RayError
+
+from actors.rollout_watch import reason_of
+from raytune.errors import RolloutError
+from raytune.log import get_logger
+
+log = get_logger(__name__)
+
+
+class ReplicaSleepers:
+    """All replicas of a run. One that does not sleep or wake is the router's to mend; none that does is an error.
+
+    Args: router: its replicas are neither built nor refitted while they sleep on a GPU: the ranks have its memory.
+    level: 1 keeps weights in the host's memory, 2 forgets them. deadline: seconds.
+    """
+
+    def __init__(self, replicas: Sequence[Any], router: Any, *, level: int, gpus: bool, deadline: float) -> None:
+        self._replicas, self._router, self._level = list(replicas), router, level
+        self._gpus, self._deadline = gpus, deadline
+        self._known: set[int] = set()  # replicas whose trouble was said
+
+    def sleep(self) -> None:
+        self._rest(True)
+        self._each("sleep", lambda one: one.sleep.remote(self._level))
+
+    def wake(self, part: Literal["weights", "kv_cache"]) -> None:
+        self._each(f"wake up ({part})", lambda one: one.wake_up.remote([part]))
+        if part == "kv_cache":
+            self._rest(False)
+
+    def _rest(self, resting: bool) -> None:
+        if self._gpus:
+            ray.get(self._router.rest.remote(resting), timeout=self._deadline)
+
+    def _each(self, what: str, call: Callable[[Any], Any]) -> None:
+        refs = [call(one) for one in self._replicas]
+        done, _ = ray.wait(refs, num_returns=len(refs), timeout=self._deadline)
+        failures = {index: self._failure(ref, ref in done) for index, ref in enumerate(refs)}
+        wrong = {index: reason for index, reason in failures.items() if reason is not None}
+        for index, reason in wrong.items():
+            level = logging.DEBUG if index in self._known else logging.WARNING
+            log.log(level, "replica %s did not %s: %s", index, what, reason)
+        self._known = set(wrong)
+        if len(wrong) == len(refs):
+            raise RolloutError(f"no replica could {what}", where="; ".join(map(str, wrong.values())))
+
+    def _failure(self, ref: Any, done: bool) -> str | None:
+        if not done:
+            return f"not within {self._deadline:g} s"
+        try:
+            ray.get(ref, timeout=self._deadline)
+        except GetTimeoutError:
+            return f"not within {self._deadline:g} s"
+        except RayError as error:
+            return reason_of(error)
+        return None

@@ -1,0 +1,39 @@
+"""The two sides that take turns on shared devices, as raytune.stages.turns wants them."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from actors.placement import Plan
+from actors.policy import PolicyGroup
+from actors.sleepers import ReplicaSleepers
+from raytune.config.run import RunConfig
+from raytune.launch_rl.rollouts import adapter_rank
+
+# For tens of gigabytes to leave a GPU or come back.
+_DEADLINE = 120.0
+
+
+class AllRanks:
+    """Implements Offloads over the policy's ranks and those of a critic of its own."""
+
+    def __init__(self, *groups: PolicyGroup | None) -> None:
+        self._groups = [group for group in groups if group is not None]
+
+    def offload(self, *, weights: bool) -> None:
+        for group in self._groups:
+            group.offload(weights=weights)
+
+    def onload(self) -> None:
+        for group in self._groups:
+            group.onload()
+
+
+def put_to_sleep(cfg: RunConfig, plan: Plan, replicas: Sequence[Any], router: Any) -> ReplicaSleepers:
+    """Replicas that serve give their devices back, and from now on are woken for their turns.
+
+    Whole weights come with each version, so they may be forgotten; those below an adapter come never again.
+    """
+    level = 1 if adapter_rank(cfg, plan) else 2
+    sleepers = ReplicaSleepers(replicas, router, level=level, gpus=plan.gpus > 0, deadline=_DEADLINE)
+    sleepers.sleep()
+    return sleepers

@@ -1,0 +1,68 @@
+"""Kills processes of a run in the middle of a phase: `Assassin(plan)` in place of the loop's watchdog."""
+
+import contextlib
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import psutil
+
+# A stopped process cannot finish what it is asked for before it is killed.
+_HALT = 0.3
+
+
+@dataclass(frozen=True, slots=True)
+class Murder:
+    """The `count`-th time (from 1) that `phase` begins, the process of `title` dies in it.
+
+    Example: Murder("update", 3, "PolicyWorker", place=1)
+    """
+
+    phase: str
+    count: int
+    title: str
+    place: int = 0
+
+
+class Assassin:
+    """Counts phases, and stops its victims as a phase begins to kill them a moment later."""
+
+    def __init__(self, plan: Sequence[Murder]) -> None:
+        self._plan, self._counts = list(plan), dict[str, int]()
+        self.done: list[Murder] = []
+        self.pids: list[int] = []
+
+    @contextlib.contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        self._counts[name] = self._counts.get(name, 0) + 1
+        for murder in [one for one in self._plan if (one.phase, one.count) == (name, self._counts[name])]:
+            self._strike(murder)
+        yield
+
+    def close(self) -> None: ...
+
+    def _strike(self, murder: Murder) -> None:
+        victim = processes_of(murder.title)[murder.place]
+        victim.suspend()
+        threading.Timer(_HALT, victim.kill).start()
+        self.done.append(murder)
+        self.pids.append(victim.pid)
+
+
+def processes_of(title: str) -> list[psutil.Process]:
+    """Actors of this process's Ray by the name of their class, oldest first; waits for one that is being started."""
+    deadline = time.monotonic() + 60.0
+    while True:
+        found = [one for one in psutil.Process().children(recursive=True) if f"ray::{title}" in _title(one)]
+        if found:
+            return sorted(found, key=lambda one: one.create_time())
+        assert time.monotonic() < deadline, f"there is no {title}"
+        time.sleep(0.1)
+
+
+def _title(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline()) if process.status() != psutil.STATUS_ZOMBIE else ""
+    except psutil.Error:
+        return ""

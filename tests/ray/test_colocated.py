@@ -1,0 +1,64 @@
+"""Ranks and rollout replicas in shared bundles, on a real Ray: taking turns changes when things happen, not what."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from raytune.config.load import load_config
+from raytune.errors import PlacementError
+from raytune.launch import train
+from tests.helpers.runs import run_keys
+
+pytestmark = pytest.mark.usefixtures("ray_local")
+
+# What is measured, not computed.
+CLOCKS = ("time_", "seconds_", "elapsed_time", "remaining_time", "throughput")
+
+
+def grpo(home: Path, **keys: Any) -> Path:
+    shared = {
+        "stage": "grpo",
+        "reward_funcs": "regex",
+        "reward_regex": "[a-zA-Z]",
+        "rollout_backend": "hf",
+        "num_generations": 4,
+        "max_new_tokens": 8,
+        "temperature": 1.0,
+        "top_p": 1.0,
+        "top_k": 0,
+        "global_batch_size": 2,
+        "per_device_train_batch_size": 4,
+        "cpus_per_worker": 1,
+        "max_steps": 3,
+        "save_steps": 2,
+    }
+    return train(load_config(run_keys(home, **shared, **keys))).folder
+
+
+def numbers(folder: Path) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in (folder / "trainer_log.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in line.items() if not key.startswith(CLOCKS)} for line in lines]
+
+
+def test_taking_turns_learns_the_same_to_the_bit(tmp_path):
+    run_keys(tmp_path)
+    apart = grpo(tmp_path, placement="disaggregated", output_dir=str(tmp_path / "apart"))
+    together = grpo(tmp_path, placement="colocated", output_dir=str(tmp_path / "together"))
+    assert numbers(together) == numbers(apart)
+    assert all(line["grad_norm"] > 0 for line in numbers(apart))
+    ours, theirs = (load_file(folder / "adapter_model.safetensors") for folder in (together, apart))
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    steps = [json.loads(line) for line in (together / "trainer_log.jsonl").read_text().splitlines()]
+    # The turns themselves cost little beside a step where nothing has to leave a GPU.
+    assert all(0 < step["time_sync_turns"] < 2 for step in steps)
+
+
+def test_more_replicas_than_the_cluster_holds_are_refused_at_once(tmp_path):
+    with pytest.raises(PlacementError, match=r"the run needs 32 CPUs \(1 x trainer 1, 30 x rollout 1, 1 x reward 1\)"):
+        grpo(tmp_path, num_rollouts=30, placement="disaggregated")
+    assert not (tmp_path / "out").exists()
