@@ -100,7 +100,7 @@ def test_a_run_leaves_texts_a_picture_and_its_algorithm(folder):
     events = EventAccumulator(str(folder / "runs"))
     events.Reload()
     tags: Any = events.Tags()
-    assert "transcripts/text_summary" in tags["tensors"]
+    assert "transcripts" in tags["tensors"]
     assert {"train/reward", "train/kl", "eval/reward", "eval/pass@1"} <= set(tags["scalars"])
     assert (folder / "training_reward.png").read_bytes().startswith(b"\x89PNG")
     algorithm = json.loads((folder / "checkpoint-2" / "algorithm.json").read_text())
