@@ -1,4 +1,4 @@
-# Two commands matter: `make demo` and `make test`. Both stand on `make setup`, which fills .venv.
+# `make demo`, `make demo-grpo` and `make test` stand on `make setup`, which fills .venv.
 #   PYTHON=python3.12     another interpreter (3.11 or newer)
 #   PIP_ARGS='...'        pip's own options, where the default index has no torch+cpu: --extra-index-url, --find-links
 SHELL := /bin/bash
@@ -15,10 +15,11 @@ INSTALL := $(PIP) install --no-input -c constraints.txt $(PIP_ARGS)
 READY := $(VENV)/.ready
 BEGUN := $(VENV)/.begun
 
-.PHONY: help setup demo test lint types contracts unit format clean
+.PHONY: help setup demo demo-grpo test lint types contracts unit format clean
 
 help:
 	@echo "make demo       set up, fine-tune the embedded model, export it, ask it a question"
+	@echo "make demo-grpo  set up, teach the embedded model sums by reward alone, show the reward before and after"
 	@echo "make test       set up, lint, types, import contracts, all tests"
 	@echo "make setup      fill .venv with what the demo and the tests need; .venv/bin/raytune is the command"
 	@echo "make format     format, and mend what ruff can mend"
@@ -53,6 +54,15 @@ demo: setup
 	@echo "== 3/3 chat: Who are you?"
 	@$(BIN)/raytune chat configs/demo.yaml model_name_or_path=saves/demo-merged --message 'Who are you?'
 	@echo "Talk on: $(BIN)/raytune chat configs/demo.yaml model_name_or_path=saves/demo-merged"
+
+GRPO := saves/smollm2-135m/grpo/smollm2_arithmetic
+
+demo-grpo: setup
+	@$(BIN)/raytune train configs/grpo/smollm2_arithmetic.yaml overwrite_output_dir=true
+	@$(BIN)/python -c 'import json, statistics; \
+		rewards = [entry["reward"] for line in open("$(GRPO)/trainer_log.jsonl") if "reward" in (entry := json.loads(line))]; \
+		print(f"mean reward of the first 5 steps {statistics.mean(rewards[:5]):.2f}, of the last 5 {statistics.mean(rewards[-5:]):.2f}")'
+	@echo "The course is in $(GRPO)/training_reward.png, answers are in $(GRPO)/transcripts.jsonl."
 
 test: setup lint types contracts unit
 
