@@ -77,7 +77,7 @@ def assert_same_end(folder: Path, reference: Path) -> None:
 def test_a_run_in_which_everything_dies_ends_with_the_same_bytes(folder, whole, monkeypatch, caplog):
     """Two replicas draw here, and one did there: without staleness that makes no difference either."""
     assassin = Assassin(PLAN)
-    monkeypatch.setattr(learn, "watchdog_of", lambda cfg, folder: assassin)
+    monkeypatch.setattr(learn, "watchdog_of", lambda folder, **deadlines: assassin)
     monkeypatch.setattr(logging.getLogger("raytune"), "propagate", True)
     disturbed = run(folder, "disturbed", num_rollouts=2).folder
     assert set(assassin.done) == set(PLAN)
