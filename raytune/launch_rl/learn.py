@@ -12,7 +12,7 @@ from raytune.engine.checkpoint import CheckpointStore
 from raytune.errors import PolicyLostError
 from raytune.launch_rl.roles import Ends, Roles
 from raytune.launch_rl.rollouts import group_deadline, sampling_of
-from raytune.launch_rl.stalls import watchdog_of
+from raytune.launch_rl.stalls import WatchedRollouts, watchdog_of
 from raytune.launch_rl.turns import seams_of
 from raytune.monitors.build import build_monitors, tensorboard_folder
 from raytune.monitors.transcripts import TranscriptWriter
@@ -67,12 +67,13 @@ def learn(
         closing.callback(transcripts.finish)
         watchdog = watchdog_of(folder, ranks=roles.policy.timeout, rollout=group_deadline(cfg))
         closing.callback(watchdog.close)
+        rollouts = WatchedRollouts(seams.rollouts, watchdog.phase)
         ends.save_from_now_on()
         loop = ReinforceLoop(
             _plan(cfg, roles, algorithm),
             cfg.output,
             source=_source(cfg, roles.store, state),
-            rollouts=seams.rollouts,
+            rollouts=rollouts,
             policy=seams.policy,
             weights=seams.weights,
             experience=_experience(cfg, seams.policy, algorithm, state),
@@ -84,7 +85,7 @@ def learn(
             interrupted=ends.interrupted,
             recovery=Recovery(rebuild, start, cfg.rl.max_rank_restarts),
             phase=watchdog.phase,
-            validation=_validation(cfg, roles, seams.rollouts),
+            validation=_validation(cfg, roles, rollouts),
         )
         finished = _finish(loop, roles.policy, seams.turns, checkpoints, ends)
         with suppress(PolicyLostError):
