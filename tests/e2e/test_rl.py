@@ -62,7 +62,8 @@ def check(log: list[dict[str, Any]]) -> None:
         assert line["staleness"] == 0
         assert 0 <= line["reward"] <= 1
         assert 1 <= line["completion_length"] <= 8
-        assert math.isfinite(line["loss"]) and line["grad_norm"] > 0
+        assert math.isfinite(line["loss"])
+        assert line["grad_norm"] > 0
 
 
 def test_grpo_and_ppo_learn_from_two_engines_with_two_ranks(tmp_path: Path) -> None:
