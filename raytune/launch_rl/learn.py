@@ -19,7 +19,7 @@ from raytune.monitors.transcripts import TranscriptWriter
 from raytune.stages import grpo, ppo
 from raytune.stages.algorithm import Algorithm
 from raytune.stages.answerable import PromptRows
-from raytune.stages.critic import CRITIC, PolicyWithCritic
+from raytune.stages.critic import CRITIC
 from raytune.stages.experience import teaches
 from raytune.stages.interfaces import Policy, Rollouts
 from raytune.stages.prompts import PromptCursor, PromptSource, prompt_limit
@@ -45,8 +45,7 @@ def learn(
     Args: start: the checkpoint that the ranks began with.
     """
     total = roles.total_steps
-    learner = roles.policy if roles.critic is None else PolicyWithCritic(roles.policy, roles.critic)
-    seams = seams_of(roles, learner)
+    seams = seams_of(roles)
     monitors = build_monitors(cfg.output, folder, history=state.log_history, total_steps=total, done=state.step)
     writer = TranscriptWriter(folder, done=state.step, tensorboard=tensorboard_folder(cfg.output, folder))
     transcripts = Transcriber(writer, roles.rewards.decoder, every=cfg.rl.transcript_steps)
