@@ -151,7 +151,7 @@ class WeightPublisher:
         refs = {i: self._replicas[i].init_transfer.remote(info) for i in indices if self._entries}
         _, failures = self._outcomes(refs, "prepare")
         self._prepared |= set(indices) - failures.keys()
-        if failures and len(failures) == len(indices):
+        if failures and not self._prepared:
             raise RolloutError(f"no replica can take the trainer's weights: {next(iter(failures.values()))}")
 
     def _deliver(self, sent: Sent, nodes: Mapping[int, str]) -> tuple[dict[int, Any], dict[int, str]]:

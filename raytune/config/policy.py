@@ -1,10 +1,10 @@
 """Which algorithm reinforcement learning computes: each key is a switch of one formula."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
-from raytune.config.base import Group
+from raytune.config.base import Group, NotBuilt
 
 Advantage = Literal[
     "gae",
@@ -23,7 +23,7 @@ Advantage = Literal[
 class PolicyConfig(Group):
     rl_compat: Literal["raytune", "verl", "openrlhf", "trl"] = "raytune"
     """System whose numbers are kept where systems differ in the same formula."""
-    advantage: Advantage = "gae"
+    advantage: Annotated[Advantage, NotBuilt(("remax",))] = "gae"
     """What a reward is compared with: a critic (gae), by default in grpo the prompt's other answers (group)."""
     critic: Literal["shared", "own"] = "shared"
     """Whether the critic is a head on the policy's trunk, or a model of its own, begun as the reward model (gae)."""

@@ -229,8 +229,9 @@ class ReinforceLoop:
         limit = self.plan.max_rounds * wanted
         seen = 0
         while True:
-            self._submit()
+            # Before more are asked for: what is too old gives its prompts back, to be asked for at once.
             self._ready = [group for group in self._ready if self._fits(group)]
+            self._submit()
             if len(self._ready) >= wanted or not (self._early or self.rollouts.pending()):
                 break
             for group in map(self._ages.dated, self._finished()):
@@ -259,8 +260,9 @@ class ReinforceLoop:
         room = ahead * self.plan.prompts_per_step - len(self._drawn)
         prompts = self.source.draw(room) if room > 0 else []
         if prompts:
-            self._drawn |= {prompt.number for prompt in prompts}
             self.rollouts.submit(prompts, self.plan.sampling, self.plan.group_size)
+            # Only now: ranks may be lost in the turn that submitting waits for, and nobody draws these then.
+            self._drawn |= {prompt.number for prompt in prompts}
 
     def _fits(self, group: ScoredGroup) -> bool:
         fits = self._ages.fits(group, self.state.step)

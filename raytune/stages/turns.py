@@ -80,11 +80,6 @@ class Turns:
             self._replicas.sleep()
         self.phase, self._half_awake = "learn", False
 
-    def give_way(self) -> None:
-        """The turn of ranks that are begun anew, which hold everything; whatever phase their end came in."""
-        self._replicas.sleep()
-        self.phase = "learn"
-
     def draw(self) -> None:
         """The replicas' turn. After a save, say, they have the weights of before once more."""
         if self.phase == "learn":

@@ -46,6 +46,8 @@ class Cluster:
             raise PolicyLostError(f"rank 0 stopped during '{what}'", fix="Run it again.")
 
     def submit(self, prompts: Sequence[Prompt], sampling: Sampling, group_size: int) -> None:
+        # Where ranks and replicas take turns, the ranks hand over before anything is drawn.
+        self.call("submit")
         self.queue += [(prompt, *self.served) for prompt in prompts]
 
     def wait(self, timeout: float) -> list[ScoredGroup]:
@@ -128,7 +130,8 @@ def undisturbed(steps: int = 5) -> Learned:
     return [(f"{2 * step} by {step}", f"{2 * step + 1} by {step}") for step in range(steps)]
 
 
-PLACES = [("update", 1), ("update", 4), ("publish", 1), ("publish", 4), ("save", 1), ("save", 3)]
+OCCASIONS = [("update", 1), ("update", 4), ("publish", 1), ("publish", 4), ("save", 1), ("save", 3)]
+PLACES = [*OCCASIONS, ("submit", 1), ("submit", 3)]
 
 
 @pytest.mark.parametrize("save_steps", [1, 2, 100])
