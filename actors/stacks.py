@@ -1,17 +1,21 @@
-"""What every process of a run does right now: the stacks of all its threads, even of those that are stuck in C.
+"""What every process of a run does right now: the stacks of its threads, even where the interpreter is held in C.
 
-signal -> faulthandler in each process -> its file on its node -> collected by the driver
-A handler in C needs no interpreter that is free: an actor that waits in a collective, or holds the lock, answers too.
+pipe -> a thread of each process writes the stacks of all threads into its file -> collected by the driver
+no answer -> signal -> faulthandler writes the main thread's stack: a handler in C waits for no interpreter lock
 """
 
 import faulthandler
 import getpass
 import os
 import signal
+import sys
 import tempfile
+import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from traceback import walk_stack
+from types import FrameType
 from typing import TextIO
 
 import psutil
@@ -24,6 +28,7 @@ from raytune.log import get_logger
 log = get_logger(__name__)
 
 _SIGNAL = signal.SIGUSR1
+_PIPE = ".ask"
 # For a process to write, and for a task on another node to start.
 _WRITE_SECONDS = 2.0
 _TASK_SECONDS = 20.0
@@ -59,7 +64,11 @@ def register(what: str) -> None:
     name = f"{context.get_job_id()}_{context.get_node_id()}_{os.getpid()}_{_started(os.getpid())}_{what}"
     file = (folder / name).open("w")
     _open.append(file)
-    faulthandler.register(_SIGNAL, file=file, all_threads=True)
+    # Of the main thread alone: from a handler, the stacks of threads that run meanwhile cannot be read safely.
+    faulthandler.register(_SIGNAL, file=file, all_threads=False)
+    pipe = Path(f"{file.name}{_PIPE}")
+    os.mkfifo(pipe, 0o600)
+    threading.Thread(target=_answer, args=(pipe, file), name="stacks", daemon=True).start()
 
 
 def unregister() -> None:
@@ -68,7 +77,43 @@ def unregister() -> None:
     while _open:
         file = _open.pop()
         file.close()
+        pipe = Path(f"{file.name}{_PIPE}")
+        _ask(pipe)
+        pipe.unlink(missing_ok=True)
         Path(file.name).unlink(missing_ok=True)
+
+
+def _answer(pipe: Path, file: TextIO) -> None:
+    """Write the stacks of all threads whenever the pipe is opened, until the file is closed."""
+    while not file.closed:
+        try:
+            pipe.read_bytes()
+        except OSError:
+            return
+        if not file.closed:
+            file.write(_stacks_here())
+            file.flush()
+
+
+def _stacks_here() -> str:
+    """Of this process, as faulthandler writes them, the main thread last."""
+    main, own = threading.main_thread().ident, threading.get_ident()
+    frames = sorted(sys._current_frames().items(), key=lambda one: one[0] == main)
+    return "\n".join(_thread(number, frame) for number, frame in frames if number != own)
+
+
+def _thread(number: int, frame: FrameType) -> str:
+    lines = [f'  File "{at.f_code.co_filename}", line {line} in {at.f_code.co_name}' for at, line in walk_stack(frame)]
+    return "\n".join([f"Thread {number:#018x} (most recent call first):", *lines, ""])
+
+
+def _ask(pipe: Path) -> bool:
+    """Wake the thread behind a pipe; False where there is none."""
+    try:
+        os.close(os.open(pipe, os.O_WRONLY | os.O_NONBLOCK))
+    except OSError:
+        return False
+    return True
 
 
 def collect() -> list[Stack]:
@@ -96,15 +141,27 @@ def stacks_of_node(job: str, node: str) -> list[Stack]:
     asked = []
     for path in sorted(_folder().glob(f"{job}_{node}_*")):
         _, _, pid, started, what = path.name.split("_", 4)
-        if _started(int(pid)) == started:
+        if path.suffix != _PIPE and _started(int(pid)) == started:
             before = path.stat().st_size
-            os.kill(int(pid), _SIGNAL)
+            _ask(Path(f"{path}{_PIPE}"))
             asked.append((what, int(pid), path, before))
-    return [Stack(what, node[:6], pid, _written(pid, path, before)) for what, pid, path, before in asked]
+    return [Stack(what, node[:6], pid, _told(pid, path, before)) for what, pid, path, before in asked]
 
 
-def _written(pid: int, path: Path, before: int) -> str:
-    """What a process has written behind byte `before`, once it writes no more."""
+def _told(pid: int, path: Path, before: int) -> str:
+    """What a process has written behind byte `before`, when it was asked or when it is signalled."""
+    text = _written(path, before)
+    if text is None:
+        try:
+            os.kill(pid, _SIGNAL)
+        except ProcessLookupError:
+            return "the process is gone"
+        text = _written(path, before)
+    return f"no answer; the process is {_status(pid)}" if text is None else text
+
+
+def _written(path: Path, before: int) -> str | None:
+    """What stands behind byte `before` once nothing more is written; None if nothing comes."""
     size, deadline = before, time.monotonic() + _WRITE_SECONDS
     while time.monotonic() < deadline:
         time.sleep(_POLL)
@@ -112,10 +169,14 @@ def _written(pid: int, path: Path, before: int) -> str:
         if now == size > before:
             return path.read_bytes()[before:].decode(errors="replace")
         size = now
+    return None
+
+
+def _status(pid: int) -> str:
     try:
-        return f"no answer; the process is {psutil.Process(pid).status()}"
+        return psutil.Process(pid).status()
     except psutil.Error:
-        return "the process is gone"
+        return "gone"
 
 
 def _folder() -> Path:
