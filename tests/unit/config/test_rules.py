@@ -50,7 +50,6 @@ CASES: dict[str, tuple[dict[str, object], dict[str, object]]] = {
         {"stage": "grpo", "placement": "colocated", "max_staleness": 1},
         {"placement": "disaggregated"},
     ),
-    "replicas_read_their_keys": ({"stage": "grpo", "sglang_maxlen": 512}, {"sglang_maxlen": 4096}),
     "dynamic_sampling_has_groups": ({"stage": "ppo", "dynamic_sampling": True}, {"num_generations": 4}),
     "reward_adapters_have_a_model": (
         {"stage": "ppo", "reward_model": "m", "reward_model_adapters": "a"}, {"reward_model_type": "full"},
