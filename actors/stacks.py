@@ -119,7 +119,7 @@ def _written(pid: int, path: Path, before: int) -> str:
 
 
 def _folder() -> Path:
-    return Path(tempfile.gettempdir()) / f"raytune-stacks-{getpass.getuser()}"
+    return Path(tempfile.gettempdir()) / f".raytune-stacks-{getpass.getuser()}"
 
 
 def _started(pid: int) -> str | None:

@@ -12,14 +12,14 @@ from raytune.engine.checkpoint import CheckpointStore
 from raytune.errors import PolicyLostError
 from raytune.launch_rl.roles import Ends, Roles
 from raytune.launch_rl.rollouts import group_deadline, sampling_of
-from raytune.launch_rl.stalls import watchdog_of
+from raytune.launch_rl.stalls import WatchedRollouts, watchdog_of
 from raytune.launch_rl.turns import seams_of
 from raytune.monitors.build import build_monitors, tensorboard_folder
 from raytune.monitors.transcripts import TranscriptWriter
 from raytune.stages import grpo, ppo
 from raytune.stages.algorithm import Algorithm
 from raytune.stages.answerable import PromptRows
-from raytune.stages.critic import CRITIC, PolicyWithCritic
+from raytune.stages.critic import CRITIC
 from raytune.stages.experience import teaches
 from raytune.stages.interfaces import Policy, Rollouts
 from raytune.stages.prompts import PromptCursor, PromptSource, prompt_limit
@@ -45,8 +45,7 @@ def learn(
     Args: start: the checkpoint that the ranks began with.
     """
     total = roles.total_steps
-    learner = roles.policy if roles.critic is None else PolicyWithCritic(roles.policy, roles.critic)
-    seams = seams_of(roles, learner)
+    seams = seams_of(roles)
     monitors = build_monitors(cfg.output, folder, history=state.log_history, total_steps=total, done=state.step)
     writer = TranscriptWriter(folder, done=state.step, tensorboard=tensorboard_folder(cfg.output, folder))
     transcripts = Transcriber(writer, roles.rewards.decoder, every=cfg.rl.transcript_steps)
@@ -67,12 +66,13 @@ def learn(
         closing.callback(transcripts.finish)
         watchdog = watchdog_of(folder, ranks=roles.policy.timeout, rollout=group_deadline(cfg))
         closing.callback(watchdog.close)
+        rollouts = WatchedRollouts(seams.rollouts, watchdog.phase)
         ends.save_from_now_on()
         loop = ReinforceLoop(
             _plan(cfg, roles, algorithm),
             cfg.output,
             source=_source(cfg, roles.store, state),
-            rollouts=seams.rollouts,
+            rollouts=rollouts,
             policy=seams.policy,
             weights=seams.weights,
             experience=_experience(cfg, seams.policy, algorithm, state),
@@ -84,7 +84,7 @@ def learn(
             interrupted=ends.interrupted,
             recovery=Recovery(rebuild, start, cfg.rl.max_rank_restarts),
             phase=watchdog.phase,
-            validation=_validation(cfg, roles, seams.rollouts),
+            validation=_validation(cfg, roles, rollouts),
         )
         finished = _finish(loop, roles.policy, seams.turns, checkpoints, ends)
         with suppress(PolicyLostError):

@@ -1,9 +1,13 @@
 """What is said of a phase that takes too long: which one, and what every process does meanwhile."""
 
 import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from actors.stacks import collect
+from raytune.stages.interfaces import Rollouts
+from raytune.stages.samples import ScoredGroup
 from raytune.stages.watchdog import Watchdog
 
 FILE = "stacks.txt"
@@ -23,6 +27,19 @@ def watchdog_of(folder: Path, *, ranks: float, rollout: float) -> Watchdog:
         "recovery": _RECOVERY_SECONDS,
     }
     return Watchdog(deadlines, lambda phase: write_stacks(phase, folder))
+
+
+class WatchedRollouts:
+    """Rollouts of which each wait is a phase, whoever waits: the loop or a validation."""
+
+    def __init__(self, rollouts: Rollouts, phase: Callable[[str], AbstractContextManager[None]]) -> None:
+        self._phase = phase
+        self.submit, self.pending, self._wait = rollouts.submit, rollouts.pending, rollouts.wait
+
+    def wait(self, timeout: float) -> list[ScoredGroup]:
+        """As Rollouts.wait."""
+        with self._phase("rollout"):
+            return self._wait(timeout)
 
 
 def write_stacks(phase: str, folder: Path) -> str:

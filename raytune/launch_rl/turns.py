@@ -10,6 +10,7 @@ from actors.sleepers import ReplicaSleepers
 from raytune.config.run import RunConfig
 from raytune.launch_rl.roles import Roles
 from raytune.launch_rl.rollouts import adapter_rank
+from raytune.stages.critic import PolicyWithCritic
 from raytune.stages.interfaces import Policy, Rollouts, WeightSync
 from raytune.stages.turns import Turns
 
@@ -42,8 +43,9 @@ class Seams:
     turns: Turns | None = None
 
 
-def seams_of(roles: Roles, learner: Policy) -> Seams:
-    """Args: learner: the policy's ranks, with those of a critic of its own."""
+def seams_of(roles: Roles) -> Seams:
+    """The actors of a run, a critic of its own within the policy."""
+    learner = roles.policy if roles.critic is None else PolicyWithCritic(roles.policy, roles.critic)
     if roles.sleepers is None:
         return Seams(roles.rollouts, learner, roles.weights)
     ranks = AllRanks(roles.policy, roles.critic)

@@ -12,7 +12,8 @@ from collections.abc import Callable
 from raytune.stages.environment import Reply
 from raytune.stages.samples import Ids, Prompt
 
-_CALL = re.compile(r"<calc>([^<]*)</calc>\s*\Z")
+# The token that ends a call may reach beyond it: vocabularies have "><".
+_CALL = re.compile(r"<calc>([^<]*)</calc>\s*(<?)\Z")
 _BINARY: dict[type[ast.operator], Callable[[float, float], float]] = {
     ast.Add: operator.add,
     ast.Sub: operator.sub,
@@ -39,7 +40,8 @@ class Calculator:
         if call is None or self._left == 0:
             return Reply(done=True)
         self._left -= 1
-        return Reply(f"<result>{calculate(call.group(1))}</result>")
+        expression, begun = call.groups()
+        return Reply(f"<result>{calculate(expression)}</result>".removeprefix(begun))
 
 
 def calculate(expression: str) -> str:

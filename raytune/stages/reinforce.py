@@ -251,8 +251,7 @@ class ReinforceLoop:
         if self._early:
             found, self._early = self._early, []
             return found
-        with self.phase("rollout"):
-            return self.rollouts.wait(self.plan.timeout)
+        return self.rollouts.wait(self.plan.timeout)
 
     def _submit(self) -> None:
         """Draw prompts for the running step and as many further ones as staleness allows."""

@@ -114,7 +114,7 @@ def test_answers_of_one_node_teach_a_rank_of_the_other_and_weights_travel_back(t
     out = tmp_path / "grpo"
     keys = {
         "stage": "grpo", "placement": "disaggregated", "num_workers": 1, "engine": "auto", "rollout_cpus": 0.5,
-        "reward_cpus": 0.5, "rollout_backend": "hf", "reward_funcs": "regex", "reward_regex": "\\w",
+        "reward_cpus": 0.5, "rollout_backend": "hf", "reward_funcs": "regex", "reward_regex": "(?i)[a-z]",
         "global_batch_size": 2, "num_generations": 4, "max_new_tokens": 8, "temperature": 1.0, "top_p": 1.0, "top_k": 0,
         "max_steps": 2, "save_strategy": "no", "output_dir": out,
     }  # fmt: skip

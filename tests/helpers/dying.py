@@ -32,6 +32,6 @@ class Dying:
 
 if __name__ == "__main__":
     where, when, file = sys.argv[1:]
-    learn.watchdog_of = lambda cfg, folder: Dying(where, int(when))  # type: ignore[assignment,return-value]
+    learn.watchdog_of = lambda folder, **deadlines: Dying(where, int(when))  # type: ignore[assignment,return-value]
     sys.argv = ["raytune", "train", file]
     cli.main()

@@ -50,20 +50,20 @@ def tiny_config(*, tied: bool = False, hidden: int = 64, max_positions: int = 25
     )
 
 
-def tiny_model(*, tied: bool = False, hidden: int = 64, seed: int = 0) -> Any:
+def tiny_model(*, tied: bool = False, hidden: int = 64, seed: int = 0, max_positions: int = 256) -> Any:
     """The LlamaForCausalLM in memory, float32, random weights that depend on the seed alone.
 
     It is typed as Any because transformers' annotations of `to` and of submodules do not hold.
     """
     state = torch.get_rng_state()
     torch.manual_seed(seed)
-    model = LlamaForCausalLM(tiny_config(tied=tied, hidden=hidden))
+    model = LlamaForCausalLM(tiny_config(tied=tied, hidden=hidden, max_positions=max_positions))
     torch.set_rng_state(state)
     return model.eval()
 
 
-def tiny_model_folder(path: Path, *, tied: bool = False, seed: int = 0) -> Path:
+def tiny_model_folder(path: Path, *, tied: bool = False, seed: int = 0, max_positions: int = 256) -> Path:
     """Write model and tokenizer as a Hugging Face folder and return it."""
-    tiny_model(tied=tied, seed=seed).save_pretrained(path)
+    tiny_model(tied=tied, seed=seed, max_positions=max_positions).save_pretrained(path)
     tiny_tokenizer().save_pretrained(path)
     return path

@@ -16,7 +16,7 @@ from tests.helpers.runs import run_keys
 pytestmark = pytest.mark.usefixtures("ray_local")
 
 # What is measured, not computed.
-CLOCKS = ("time_", "seconds_", "elapsed_time", "remaining_time", "throughput", "tokens_per_", "rollout_tokens_per_")
+CLOCKS = ("time_", "seconds_", "elapsed_time", "remaining_time", "throughput", "tokens_per", "rollout_tokens_per")
 
 
 def grpo(home: Path, **keys: Any) -> Path:

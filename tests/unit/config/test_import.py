@@ -19,7 +19,7 @@ def run() -> tuple[float, str]:
 
 
 def test_import_is_fast_and_light() -> None:
-    # Processor time and the best of a few: the machine may be busy.
+    # Processor time and the best of a few, with room for a busy machine: torch alone would take longer.
     runs = [run() for _ in range(4)]
     assert {modules for _, modules in runs} == {""}
-    assert min(seconds for seconds, _ in runs) < 0.3
+    assert min(seconds for seconds, _ in runs) < 1.0

@@ -86,6 +86,11 @@ def test_every_turn_sees_exactly_the_tokens_so_far() -> None:
     assert script.limits == [200 - (len(seen) - len(PROMPT.ids)) for seen in script.seen]
 
 
+def test_a_result_goes_on_with_what_the_last_token_of_a_call_began() -> None:
+    answer = run(Calculator(), drawn("<calc>2+3</calc><", 0), Script("5"))
+    assert ids_text(answer.ids.tolist()) == "<calc>2+3</calc><result>5</result>5"
+
+
 def test_turns_come_to_an_end() -> None:
     script = Script("<calc>3</calc>", "<calc>4</calc>", "never")
     answer = run(Calculator(), drawn("<calc>2</calc>", 0), script, max_turns=3)
