@@ -136,6 +136,26 @@ def engine_rank(config: RunConfig) -> int | None:
     return next((rank for rank in ENGINE_RANKS if rank >= adapter.lora_rank), None)
 
 
+def replicas_compute_the_trained_model(config: RunConfig) -> Broken | None:
+    wrong = learns_from_answers(config) and config.model.rope_scaling is not None
+    what = (
+        f"rope_scaling {config.model.rope_scaling} does not reach the replicas, whose answers would be another model's"
+    )
+    return broken(
+        wrong, what, "rope_scaling", "stage", fix="Leave rope_scaling out, or write it into the model's config."
+    )
+
+
+def draws_are_the_policys(config: RunConfig) -> Broken | None:
+    given = [name for name in PLAIN_DRAWS if dict(config.sampling)[name] != PLAIN_DRAWS[name]]
+    wrong = learns_from_answers(config) and bool(given)
+    what = f"{' and '.join(given)} would change what answers are drawn from, which stage {config.train.stage} learns"
+    return broken(wrong, what, *given, fix="Leave it out.")
+
+
+PLAIN_DRAWS = {"repetition_penalty": 1.0, "length_penalty": 1.0, "num_beams": 1}
+
+
 def replicas_read_their_keys(config: RunConfig) -> Broken | None:
     """Keys of engines that cannot be had, or that an engine of a run settles itself."""
     rollout = config.rollout
@@ -155,6 +175,8 @@ SETTLED_ENGINE_KEYS = (
 )
 
 RL_RULES = (
+    replicas_compute_the_trained_model,
+    draws_are_the_policys,
     replicas_read_their_keys,
     adapters_travel_alone,
     groups_need_answers,

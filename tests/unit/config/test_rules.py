@@ -38,6 +38,8 @@ CASES: dict[str, tuple[dict[str, object], dict[str, object]]] = {
         {"weight_sync": "merged"},
     ),
     "replicas_read_their_keys": ({"stage": "grpo", "sglang_maxlen": 100}, {"sglang_maxlen": 4096}),
+    "replicas_compute_the_trained_model": ({"stage": "grpo", "rope_scaling": "yarn"}, {"rope_scaling": None}),
+    "draws_are_the_policys": ({"stage": "ppo", "repetition_penalty": 1.1}, {"repetition_penalty": 1.0}),
     "groups_need_answers": ({"stage": "grpo", "num_generations": 1}, {"num_generations": 4}),
     "grpo_has_no_critic": ({"stage": "grpo", "advantage": "gae"}, {"advantage": "group"}),
     "own_critic_is_asked": ({"stage": "ppo", "critic": "own", "advantage": "reinforce++"}, {"advantage": "gae"}),
