@@ -46,7 +46,12 @@ def test_an_untied_head_must_come_too(tmp_path: Path) -> None:
 
 
 def test_a_model_that_is_not_in_a_folder_is_taken_at_its_word(tmp_path: Path) -> None:
-    check_against_folder(tmp_path / "name/of-a-hub", entries())
+    few = entries()[:1]
+    tiny_model().save_pretrained(tmp_path)
+    with pytest.raises(RolloutError, match="is missing"):
+        check_against_folder(tmp_path, few)
+    assert not (tmp_path / "name").exists()
+    check_against_folder(tmp_path / "name/of-a-hub", few)
 
 
 def test_a_recovery_file_is_whole_or_refused(tmp_path: Path) -> None:
