@@ -134,21 +134,8 @@ class Loop:
         self.state.judge(metric, greater=not name.endswith("loss") if greater is None else greater)
 
     def _record(self, numbers: Entry) -> None:
-        state = self.state
-        per_step = state.elapsed / max(state.step, 1)
-        entry: Entry = {
-            "current_steps": state.step,
-            "total_steps": self.plan.total_steps,
-            **numbers,
-            "epoch": round(state.epoch(self.plan.num_rows), 4),
-            "percentage": round(100 * state.step / self.plan.total_steps, 2),
-            "elapsed_time": round(state.elapsed, 2),
-            "remaining_time": round(per_step * (self.plan.total_steps - state.step), 2),
-            "throughput": round(state.num_tokens / state.elapsed, 2) if state.elapsed else 0.0,
-            "total_tokens": state.num_tokens,
-        }
-        state.log_history.append(entry)
-        self.monitor.log(state.step, entry)
+        entry = self.state.record(numbers, epoch=self.state.epoch(self.plan.num_rows))
+        self.monitor.log(self.state.step, entry)
 
     def _save(self) -> None:
         step = self.state.step

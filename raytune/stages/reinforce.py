@@ -3,7 +3,6 @@
 prompts -> rollouts (with rewards behind them) -> experience -> policy update -> new weights for the rollouts -> ...
 """
 
-import math
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -17,11 +16,12 @@ from raytune.errors import PolicyLostError
 from raytune.log import get_logger
 from raytune.monitors.base import Entry, Monitor
 from raytune.stages.experience import Experience
+from raytune.stages.group_numbers import describe
 from raytune.stages.interfaces import Policy, PolicyResult, Rollouts, WeightSync
 from raytune.stages.prompts import PromptCursor, PromptSource
 from raytune.stages.recovery import Ages, Losses, Recovery, resume_point
 from raytune.stages.samples import Sampling, ScoredGroup
-from raytune.stages.state import TrainState, load_state
+from raytune.stages.state import TrainState, load_state, rate
 from raytune.stages.validation import Validation, is_due
 
 log = get_logger(__name__)
@@ -303,29 +303,14 @@ class ReinforceLoop:
             "time_step": round(sum(seconds.values()), 4),
             **{f"time_{part}": round(took, 4) for part, took in seconds.items()},
             **{f"time_sync_{part}": round(took, 4) for part, took in sync.items()},
-            "tokens_per_second": _rate(result.num_tokens, sum(seconds.values())),
-            "rollout_tokens_per_second": _rate(sum(sum(group.lengths) for group in groups), seconds["rollout"]),
+            "tokens_per_second": rate(result.num_tokens, sum(seconds.values())),
+            "rollout_tokens_per_second": rate(sum(sum(group.lengths) for group in groups), seconds["rollout"]),
         }
         self._dropped.clear()
         self._record(numbers)
 
     def _record(self, numbers: Entry) -> None:
-        """Log numbers with where the run stands."""
-        state = self.state
-        per_step = state.elapsed / max(state.step, 1)
-        entry: Entry = {
-            "current_steps": state.step,
-            "total_steps": self.plan.total_steps,
-            **numbers,
-            "epoch": round(self.source.epoch, 4),
-            "percentage": round(100 * state.step / self.plan.total_steps, 2),
-            "elapsed_time": round(state.elapsed, 2),
-            "remaining_time": round(per_step * (self.plan.total_steps - state.step), 2),
-            "throughput": _rate(state.num_tokens, state.elapsed),
-            "total_tokens": state.num_tokens,
-        }
-        state.log_history.append(entry)
-        self.monitor.log(state.step, entry)
+        self.monitor.log(self.state.step, self.state.record(numbers, epoch=self.source.epoch))
 
     def _save(self) -> None:
         step = self.state.step
@@ -345,43 +330,3 @@ class ReinforceLoop:
         self.state.save(folder)
         self.checkpoints.commit(step)
         self.checkpoints.prune(self.output.save_total_limit, keep=self.state.best_step if self._keeps_best() else None)
-
-
-def describe(groups: Sequence[ScoredGroup], *, version: int) -> dict[str, float]:
-    """Numbers of the answers of one step that need no model.
-
-    Args: version: of the weights that are about to learn from them.
-    Returns: among others time_group, the mean seconds in which a replica drew a group, and time_reward, the sum of the
-    seconds that reward workers spent on these groups; both pass while the loop waits for answers.
-    """
-    rewards = [reward for group in groups for reward in group.rewards]
-    known = [reward for reward in rewards if not math.isnan(reward)]
-    lengths = [length for group in groups for length in group.lengths]
-    oldest = [version - old for group in groups for old in group.oldest]
-    cut = sum(finish == "length" for group in groups for finish in group.finishes)
-    mean = math.fsum(known) / len(known) if known else math.nan
-    numbers = {
-        "reward": mean,
-        "reward_std": math.sqrt(math.fsum((reward - mean) ** 2 for reward in known) / len(known)) if known else 0.0,
-        "completion_length": sum(lengths) / len(lengths),
-        "completion_length_min": float(min(lengths)),
-        "completion_length_max": float(max(lengths)),
-        "cut_share": cut / len(lengths),
-        "unscorable": float(len(rewards) - len(known)),
-        "staleness": sum(oldest) / len(oldest),
-        "staleness_max": float(max(oldest)),
-        "groups_alike": float(sum(len(set(group.rewards)) == 1 for group in groups)),
-        "time_group": round(sum(group.rollout_seconds for group in groups) / len(groups), 4),
-        "time_reward": round(sum(group.reward_seconds for group in groups), 4),
-    }
-    parts = {name: [group.table.means[name] for group in groups] for name in groups[0].table.names}
-    return numbers | {f"reward_{name}": _mean(values) for name, values in parts.items()}
-
-
-def _rate(count: float, seconds: float) -> float:
-    return round(count / seconds, 2) if seconds else 0.0
-
-
-def _mean(values: Sequence[float]) -> float:
-    known = [value for value in values if not math.isnan(value)]
-    return math.fsum(known) / len(known) if known else math.nan

@@ -60,9 +60,31 @@ class TrainState:
         else:
             self.stale_evals += 1
 
+    def record(self, numbers: LogEntry, *, epoch: float) -> LogEntry:
+        """Add numbers to the log, between where the run stands and how fast it is; returns the whole entry."""
+        per_step = self.elapsed / max(self.step, 1)
+        entry: LogEntry = {
+            "current_steps": self.step,
+            "total_steps": self.total_steps,
+            **numbers,
+            "epoch": round(epoch, 4),
+            "percentage": round(100 * self.step / self.total_steps, 2),
+            "elapsed_time": round(self.elapsed, 2),
+            "remaining_time": round(per_step * (self.total_steps - self.step), 2),
+            "throughput": rate(self.num_tokens, self.elapsed),
+            "total_tokens": self.num_tokens,
+        }
+        self.log_history.append(entry)
+        return entry
+
     def save(self, folder: Path) -> None:
         names = {"global_step": self.step, "max_steps": self.total_steps}
         write_json(folder / FILE, {**names, **asdict(self)})
+
+
+def rate(num_tokens: int, seconds: float) -> float:
+    """Tokens a second, 0 where no time has passed."""
+    return round(num_tokens / seconds, 2) if seconds else 0.0
 
 
 def load_state(folder: Path) -> TrainState:

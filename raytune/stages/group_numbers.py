@@ -1,0 +1,42 @@
+"""What the log says of the groups of a step."""
+
+import math
+from collections.abc import Sequence
+
+from raytune.stages.samples import ScoredGroup
+
+
+def describe(groups: Sequence[ScoredGroup], *, version: int) -> dict[str, float]:
+    """Numbers of the answers of one step that need no model.
+
+    Args: version: of the weights that are about to learn from them.
+    Returns: among others time_group, the mean seconds in which a replica drew a group, and time_reward, the sum of the
+    seconds that reward workers spent on these groups; both pass while the loop waits for answers.
+    """
+    rewards = [reward for group in groups for reward in group.rewards]
+    known = [reward for reward in rewards if not math.isnan(reward)]
+    lengths = [length for group in groups for length in group.lengths]
+    oldest = [version - old for group in groups for old in group.oldest]
+    cut = sum(finish == "length" for group in groups for finish in group.finishes)
+    mean = math.fsum(known) / len(known) if known else math.nan
+    numbers = {
+        "reward": mean,
+        "reward_std": math.sqrt(math.fsum((reward - mean) ** 2 for reward in known) / len(known)) if known else 0.0,
+        "completion_length": sum(lengths) / len(lengths),
+        "completion_length_min": float(min(lengths)),
+        "completion_length_max": float(max(lengths)),
+        "cut_share": cut / len(lengths),
+        "unscorable": float(len(rewards) - len(known)),
+        "staleness": sum(oldest) / len(oldest),
+        "staleness_max": float(max(oldest)),
+        "groups_alike": float(sum(len(set(group.rewards)) == 1 for group in groups)),
+        "time_group": round(sum(group.rollout_seconds for group in groups) / len(groups), 4),
+        "time_reward": round(sum(group.reward_seconds for group in groups), 4),
+    }
+    parts = {name: [group.table.means[name] for group in groups] for name in groups[0].table.names}
+    return numbers | {f"reward_{name}": _mean(values) for name, values in parts.items()}
+
+
+def _mean(values: Sequence[float]) -> float:
+    known = [value for value in values if not math.isnan(value)]
+    return math.fsum(known) / len(known) if known else math.nan
