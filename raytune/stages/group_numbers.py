@@ -3,7 +3,11 @@
 import math
 from collections.abc import Sequence
 
+from raytune.rewards.pass_at_k import mean_pass_at_k, powers_up_to
 from raytune.stages.samples import ScoredGroup
+
+RIGHT = 0.5
+"""The least reward of an answer that pass@k counts as right."""
 
 
 def describe(groups: Sequence[ScoredGroup], *, version: int) -> dict[str, float]:
@@ -35,6 +39,22 @@ def describe(groups: Sequence[ScoredGroup], *, version: int) -> dict[str, float]
     }
     parts = {name: [group.table.means[name] for group in groups] for name in groups[0].table.names}
     return numbers | {f"reward_{name}": _mean(values) for name, values in parts.items()}
+
+
+def describe_validation(groups: Sequence[ScoredGroup]) -> dict[str, float]:
+    """Numbers of held-out groups for the log; NaN where nothing could be scored. Each begins with eval_."""
+    rewards = [reward for group in groups for reward in group.rewards]
+    known = [reward for reward in rewards if not math.isnan(reward)]
+    lengths = [length for group in groups for length in group.lengths]
+    answers = max(len(group.rewards) for group in groups)
+    scores = [group.rewards for group in groups]
+    return {
+        "eval_reward": _mean(rewards),
+        **{f"eval_reward_{name}": _mean([g.table.means[name] for g in groups]) for name in groups[0].table.names},
+        **{f"eval_pass@{k}": mean_pass_at_k(scores, k, right=RIGHT) for k in powers_up_to(answers)},
+        "eval_completion_length": sum(lengths) / len(lengths),
+        "eval_unscorable": float(len(rewards) - len(known)),
+    }
 
 
 def _mean(values: Sequence[float]) -> float:

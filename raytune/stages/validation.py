@@ -5,14 +5,11 @@ import time
 from collections.abc import Sequence
 
 from raytune.config.evaluation import EvalConfig
-from raytune.rewards.pass_at_k import mean_pass_at_k, powers_up_to
+from raytune.stages.group_numbers import describe_validation
 from raytune.stages.interfaces import Rollouts
 from raytune.stages.prompts import HELD_OUT
 from raytune.stages.samples import Prompt, Sampling, ScoredGroup
 from raytune.stages.state import TrainState
-
-RIGHT = 0.5
-"""The least reward of an answer that pass@k counts as right."""
 
 
 class Validation:
@@ -76,22 +73,6 @@ def validate(
     return describe_validation(found), others
 
 
-def describe_validation(groups: Sequence[ScoredGroup]) -> dict[str, float]:
-    """Numbers of held-out groups for the log; NaN where nothing could be scored. Each begins with eval_."""
-    rewards = [reward for group in groups for reward in group.rewards]
-    known = [reward for reward in rewards if not math.isnan(reward)]
-    lengths = [length for group in groups for length in group.lengths]
-    answers = max(len(group.rewards) for group in groups)
-    scores = [group.rewards for group in groups]
-    return {
-        "eval_reward": _mean(known),
-        **{f"eval_reward_{name}": _mean([g.table.means[name] for g in groups]) for name in groups[0].table.names},
-        **{f"eval_pass@{k}": mean_pass_at_k(scores, k, right=RIGHT) for k in powers_up_to(answers)},
-        "eval_completion_length": sum(lengths) / len(lengths),
-        "eval_unscorable": float(len(rewards) - len(known)),
-    }
-
-
 def is_due(strategy: str, every: float, step: int, total: int, *, epoch_ended: bool) -> bool:
     """Whether something that happens by `strategy` happens after step `step` of `total`.
 
@@ -102,8 +83,3 @@ def is_due(strategy: str, every: float, step: int, total: int, *, epoch_ended: b
         return strategy == "epoch" and epoch_ended
     interval = math.ceil(every * total) if every < 1 else int(every)
     return step % max(interval, 1) == 0
-
-
-def _mean(values: Sequence[float]) -> float:
-    known = [value for value in values if not math.isnan(value)]
-    return math.fsum(known) / len(known) if known else math.nan

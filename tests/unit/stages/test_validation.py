@@ -8,9 +8,10 @@ import pytest
 
 from raytune.errors import RolloutError
 from raytune.rewards.table import RewardTable
+from raytune.stages.group_numbers import describe_validation
 from raytune.stages.prompts import HELD_OUT
 from raytune.stages.samples import Prompt, Sampling, ScoredGroup
-from raytune.stages.validation import describe_validation, validate
+from raytune.stages.validation import validate
 
 
 def group(number: int, *rewards: float) -> ScoredGroup:
