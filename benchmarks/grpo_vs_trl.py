@@ -17,9 +17,10 @@ from pathlib import Path
 
 import yaml
 
+from benchmarks.alternate import alternate
 from benchmarks.grpo_figures import SETTINGS_HEAD, GrpoFigures, comparison, median, reduce, settings_line
 from benchmarks.grpo_task import ROOT, GrpoTask, our_config, parsed, their_job, trl_python, write_prompts
-from benchmarks.watch import RunError, watch
+from benchmarks.watch import watch
 from raytune.models.embedded import EMBEDDED_NAME, resolve_model_path
 
 
@@ -108,26 +109,13 @@ def run_side(side: Side, task: GrpoTask, python: Path, minutes: float) -> GrpoFi
 def run_all(
     sides: Sequence[Side], task: GrpoTask, python: Path, *, repeats: int, minutes: float
 ) -> dict[Side, list[GrpoFigures]]:
-    """Run every side once, then every side again, so that slow minutes of the machine fall on all of them.
-
-    A side that fails is named on stderr and left out from then on.
-    """
-    runs: dict[Side, list[GrpoFigures]] = {side: [] for side in sides}
-    failed: set[Side] = set()
-    for turn in range(1, repeats + 1):
-        for side in sides:
-            if side in failed:
-                continue
-            try:
-                figures = run_side(side, task, python, minutes)
-            except RunError as error:
-                print(f"FAILED {side.name}: {side.label()}\n{error}", file=sys.stderr, flush=True)
-                failed.add(side)
-                continue
-            runs[side].append(figures)
-            said = settings_line(f"run {turn}, {task.label}, {side.name}: {side.label()}", figures)
-            print(said, file=sys.stderr, flush=True)
-    return runs
+    """Every side `repeats` times, in turn. Args: minutes: that a run may take."""
+    return alternate(
+        sides,
+        lambda side: run_side(side, task, python, minutes),
+        lambda turn, side, done: settings_line(f"run {turn}, {task.label}, {side.name}: {side.label()}", done),
+        repeats=repeats,
+    )
 
 
 def report(runs: dict[Side, list[GrpoFigures]], task: GrpoTask, *, sweep: bool) -> str:

@@ -17,10 +17,11 @@ from pathlib import Path
 
 import yaml
 
+from benchmarks.alternate import alternate
 from benchmarks.figures import SETTINGS_HEAD, Figures, comparison_table, median, reduce, settings_line
 from benchmarks.opponent import Opponent
 from benchmarks.task import WEIGHTS, Task, Tokens, config_of, count_tokens, write_models, write_rows
-from benchmarks.watch import RunError, watch
+from benchmarks.watch import watch
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,26 +106,13 @@ def run_side(side: Side, task: Task, opponent: Opponent, tokens: Tokens, minutes
 def run_all(
     sides: Sequence[Side], task: Task, opponent: Opponent, tokens: Tokens, *, repeats: int, minutes: float
 ) -> dict[Side, list[Figures]]:
-    """Run every side once, then every side again, so that slow minutes of the machine fall on all of them.
-
-    A side that fails is named on stderr and left out from then on.
-    """
-    runs: dict[Side, list[Figures]] = {side: [] for side in sides}
-    failed: set[Side] = set()
-    for turn in range(1, repeats + 1):
-        for side in sides:
-            if side in failed:
-                continue
-            try:
-                figures = run_side(side, task, opponent, tokens, minutes)
-            except RunError as error:
-                print(f"FAILED {side.name}: {side.label()}\n{error}", file=sys.stderr, flush=True)
-                failed.add(side)
-                continue
-            runs[side].append(figures)
-            said = settings_line(f"run {turn}, {side.name}: {side.label()}", figures)
-            print(said, file=sys.stderr, flush=True)
-    return runs
+    """Every side `repeats` times, in turn. Args: minutes: that a run may take."""
+    return alternate(
+        sides,
+        lambda side: run_side(side, task, opponent, tokens, minutes),
+        lambda turn, side, done: settings_line(f"run {turn}, {side.name}: {side.label()}", done),
+        repeats=repeats,
+    )
 
 
 def report(runs: dict[Side, list[Figures]], *, sweep: bool) -> str:

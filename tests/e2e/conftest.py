@@ -19,6 +19,9 @@ from pathlib import Path
 
 import psutil
 import pytest
+import ray
+
+from tests.helpers.local_ray import local_ray
 
 RAY = str(Path(sys.executable).with_name("ray"))
 # Not 127.0.0.1, which Ray replaces by an address of its own choice.
@@ -185,3 +188,13 @@ def two_nodes() -> Iterator[TwoNodes]:
         yield cluster
     finally:
         cluster.stop()
+
+
+@pytest.fixture(scope="module")
+def ray_here() -> Iterator[None]:
+    """A local Ray, unless another test of this folder has one up."""
+    if ray.is_initialized():
+        yield
+        return
+    with local_ray():
+        yield

@@ -2,14 +2,10 @@
 
 import json
 import math
-import shutil
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import ray
 from safetensors.torch import load_file
 
 from raytune.config.load import load_config
@@ -17,16 +13,9 @@ from raytune.launch import train
 from tests.helpers.answering import grpo_keys
 from tests.helpers.trained import WEIGHTS
 
+pytestmark = pytest.mark.usefixtures("ray_here")
+
 STEPS = 3
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cluster() -> Iterator[None]:
-    folder = tempfile.mkdtemp(prefix="rt-", dir="/tmp")
-    ray.init(num_cpus=8, include_dashboard=False, _temp_dir=folder, log_to_driver=False)
-    yield
-    ray.shutdown()
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 def run(folder: Path, **keys: Any) -> tuple[Path, list[dict[str, Any]]]:

@@ -1,9 +1,7 @@
 """Real vLLM engines behind the router: log-probs, seeds, versions, and what happens when a core dies or freezes."""
 
 import os
-import shutil
 import signal
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -56,18 +54,6 @@ class Fleet:
             assert time.monotonic() - started < DEADLINE, f"{what} did not happen within {DEADLINE:g} s"
             time.sleep(0.05)
         return time.monotonic() - started
-
-
-@pytest.fixture(scope="module")
-def ray_here() -> Iterator[None]:
-    if ray.is_initialized():
-        yield
-        return
-    folder = tempfile.mkdtemp(prefix="rt-", dir="/tmp")
-    ray.init(num_cpus=8, include_dashboard=False, _temp_dir=folder, log_to_driver=False)
-    yield
-    ray.shutdown()
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture(scope="module")

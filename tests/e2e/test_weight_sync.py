@@ -1,8 +1,6 @@
 """Weights from a trainer rank into a real vLLM engine: answers follow exactly, and no cache of older ones serves."""
 
 import json
-import shutil
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,19 +36,6 @@ class Pair:
     def become(self, seed: int, version: int) -> None:
         ray.get(self.rank.set_seed.remote(seed), timeout=DEADLINE)
         self.publisher.publish(version)
-
-
-@pytest.fixture(scope="module")
-def ray_here() -> Iterator[None]:
-    """A local Ray, unless another test of this folder has one up."""
-    if ray.is_initialized():
-        yield
-        return
-    folder = tempfile.mkdtemp(prefix="rt-", dir="/tmp")
-    ray.init(num_cpus=8, include_dashboard=False, _temp_dir=folder, log_to_driver=False)
-    yield
-    ray.shutdown()
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture(scope="module")

@@ -1,25 +1,19 @@
 """One local Ray for all tests of this folder, and runs on it that several tests compare with."""
 
-import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import ray
 
+from tests.helpers.local_ray import local_ray
 from tests.helpers.runs import run_keys
 from tests.helpers.trained import LONG, run
 
 
 @pytest.fixture(scope="session")
 def ray_local() -> Iterator[None]:
-    """A local Ray of eight logical CPUs; its folder's name is short, for socket paths have a limit."""
-    folder = tempfile.mkdtemp(prefix="rt-", dir="/tmp")
-    ray.init(num_cpus=8, include_dashboard=False, _temp_dir=folder, log_to_driver=False)
-    yield
-    ray.shutdown()
-    shutil.rmtree(folder, ignore_errors=True)
+    with local_ray():
+        yield
 
 
 @pytest.fixture(scope="session")
