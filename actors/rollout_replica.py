@@ -20,6 +20,7 @@ import ray
 
 from actors import stacks
 from actors.vllm_plugin import BACKEND
+from raytune.config.model import ModelConfig
 from raytune.errors import RaytuneError, ReplicaLostError, RolloutError
 from raytune.stages.environment import Environment, converse, load_environment
 from raytune.stages.samples import Completion, Group, Prompt, Sampling
@@ -35,6 +36,7 @@ class ReplicaSettings:
     """What an engine is built from, again after each restart.
 
     Args: max_length: most tokens of prompt and answer together. max_sequences: answers drawn at the same time.
+    text: whose tokenizer turns texts of environments and stop strings into tokens; None is `model` as it is.
     environment: import path of the class behind multi-turn answers, of max_turns at most. adapter_rank: largest LoRA
     rank, 0 for none. sleeps: it takes turns on its GPU with a trainer rank. transfer: name of vLLM's weight transfer
     backend. cache_gib: memory of the KV cache on CPU. threads: of the engine. engine_args: further arguments of the
@@ -44,6 +46,7 @@ class ReplicaSettings:
     """
 
     model: str
+    text: ModelConfig | None = None
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     max_length: int = 4096
     max_sequences: int = 64
@@ -197,9 +200,9 @@ class Replica(ABC):
     def _text(self) -> Any:
         """The tokenizer; only environments and stop strings need it."""
         if self._tokenizer is None:
-            from transformers import AutoTokenizer
+            from raytune.models.tokenizer import load_tokenizer
 
-            self._tokenizer = AutoTokenizer.from_pretrained(self.settings.model)
+            self._tokenizer = load_tokenizer(self.settings.text or ModelConfig(model_name_or_path=self.settings.model))
         return self._tokenizer
 
     @ray.method(concurrency_group=CONTROL)

@@ -11,7 +11,7 @@ from raytune.config.run import RunConfig
 from raytune.engine.checkpoint import CheckpointStore
 from raytune.errors import PolicyLostError
 from raytune.launch_rl.roles import Ends, Roles
-from raytune.launch_rl.rollouts import group_deadline, sampling_of
+from raytune.launch_rl.rollouts import group_deadline, sampling_of, wait_deadline
 from raytune.launch_rl.stalls import WatchedRollouts, watchdog_of
 from raytune.launch_rl.turns import seams_of
 from raytune.monitors.build import build_monitors, tensorboard_folder
@@ -51,6 +51,9 @@ def learn(
     transcripts = Transcriber(writer, roles.rewards.decoder, every=cfg.rl.transcript_steps)
 
     def rebuild(checkpoint: Path | None) -> None:
+        for group in (roles.policy, *([roles.critic] if roles.critic else [])):
+            # Before replicas are woken: those that live still hold their part of a shared device.
+            group.kill()
         if seams.turns is not None:
             seams.turns.begin_again()
         monitors.rewind(state.step, state.log_history)
@@ -116,7 +119,7 @@ def _plan(cfg: RunConfig, roles: Roles, algorithm: Algorithm) -> ReinforcePlan:
         sampling_of(cfg, roles.stop_ids),
         max_staleness=cfg.generation.max_staleness,
         max_rounds=cfg.rl.max_sampling_rounds,
-        timeout=group_deadline(cfg),
+        timeout=wait_deadline(cfg),
         algorithm=algorithm.numbers(),
     )
 
@@ -134,7 +137,7 @@ def _validation(cfg: RunConfig, roles: Roles, rollouts: Rollouts) -> Validation 
         drawn if hotter is None else replace(drawn, temperature=hotter),
         evaluation.eval_num_generations,
         every=evaluation.eval_steps or cfg.output.logging_steps,
-        timeout=group_deadline(cfg),
+        timeout=wait_deadline(cfg),
     )
 
 
