@@ -51,18 +51,9 @@ def learn(
     transcripts = Transcriber(writer, roles.rewards.decoder, every=cfg.rl.transcript_steps)
 
     def rebuild(checkpoint: Path | None) -> None:
-        for group in (roles.policy, *([roles.critic] if roles.critic else [])):
-            # Before replicas are woken: those that live still hold their part of a shared device.
-            group.kill()
-        if seams.turns is not None:
-            seams.turns.begin_again()
         monitors.rewind(state.step, state.log_history)
         transcripts.rewind(state.step)
-        roles.policy.rebuild(checkpoint)
-        if roles.critic is not None:
-            roles.critic.rebuild(None if checkpoint is None else checkpoint / CRITIC)
-        roles.weights.reopen(roles.policy.workers)
-        roles.policy.relay_log()
+        _rebuild(roles, seams.turns, checkpoint)
 
     with ExitStack() as closing:
         closing.callback(monitors.finish)
@@ -93,6 +84,21 @@ def learn(
         with suppress(PolicyLostError):
             roles.policy.relay_log()
         return finished
+
+
+def _rebuild(roles: Roles, turns: Turns | None, checkpoint: Path | None) -> None:
+    """New ranks in the places of those that were lost, and of the others."""
+    for group in (roles.policy, roles.critic):
+        # Before replicas are woken: ranks that live still hold their part of a shared device.
+        if group is not None:
+            group.kill()
+    if turns is not None:
+        turns.begin_again()
+    roles.policy.rebuild(checkpoint)
+    if roles.critic is not None:
+        roles.critic.rebuild(None if checkpoint is None else checkpoint / CRITIC)
+    roles.weights.reopen(roles.policy.workers)
+    roles.policy.relay_log()
 
 
 def _finish(

@@ -6,6 +6,7 @@ plan -> placement group -> trainer ranks + data | rollout replicas + router | re
 import time
 import uuid
 from contextlib import ExitStack
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -108,25 +109,22 @@ def _start(
     store, held = _prompts(cfg, state, window)
     rewards = start_rewards(cfg, plan, placement, [store, *held], judge)
     closing.callback(rewards.close)
-    prompts_per_step = rows_per_step(cfg.train, cfg.cluster.num_workers) * cfg.rl.ppo_buffer_size
-    total = planned_steps(cfg.train, len(store), prompts_per_step)
-    updates = total * cfg.rl.ppo_epochs * cfg.rl.num_mini_batches
-    longest = min(int(store.lengths.max()) + cfg.sampling.max_new_tokens, window)
+    extent = _extent(cfg, store, window)
     sleepers = None
     if plan.colocated:
         # The ranks take their devices only when the replicas have given them back.
         _wait_for_replicas(cfg, serving)
         sleepers = put_to_sleep(cfg, plan, replicas, router)
-    facts = policy.start_policy(building, total_steps=updates, longest=longest)
+    facts = policy.start_policy(building, total_steps=extent.updates, longest=extent.longest)
     policy.relay_log()
     if critic is not None:
-        critic.start_policy(critic_building, total_steps=updates, longest=longest)
+        critic.start_policy(critic_building, total_steps=extent.updates, longest=extent.longest)
     wait_for_models(judges)
     if sleepers is None:
         _wait_for_replicas(cfg, serving)
     weights = WeightPublisher(policy.workers, replicas, _settings_of_weights(cfg, plan), router=router)
     closing.callback(weights.close)
-    _announce(cfg, plan, facts, len(store), prompts_per_step, total)
+    _announce(cfg, plan, facts, len(store), extent)
     return Roles(
         policy,
         critic,
@@ -135,11 +133,32 @@ def _start(
         weights,
         sleepers,
         store,
-        total,
-        prompts_per_step,
+        extent.steps,
+        extent.prompts_per_step,
         group_size=cfg.rl.num_generations,
         stop_ids=facts.stop_ids,
         held_out=[prompt for one in held for prompt in held_out_prompts(one)],
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Extent:
+    """How much a run does. updates: optimizer steps. longest: tokens of the longest prompt with its answer."""
+
+    prompts_per_step: int
+    steps: int
+    updates: int
+    longest: int
+
+
+def _extent(cfg: RunConfig, store: PromptRows, window: int) -> _Extent:
+    prompts_per_step = rows_per_step(cfg.train, cfg.cluster.num_workers) * cfg.rl.ppo_buffer_size
+    steps = planned_steps(cfg.train, len(store), prompts_per_step)
+    return _Extent(
+        prompts_per_step,
+        steps,
+        updates=steps * cfg.rl.ppo_epochs * cfg.rl.num_mini_batches,
+        longest=min(int(store.lengths.max()) + cfg.sampling.max_new_tokens, window),
     )
 
 
@@ -154,16 +173,14 @@ def _wait_for_replicas(cfg: RunConfig, serving: Any) -> None:
     wait_for(serving, start_deadline(cfg) + _GRACE, "the rollout replicas to start")
 
 
-def _announce(
-    cfg: RunConfig, plan: Plan, facts: "PolicyFacts", num_prompts: int, prompts_per_step: int, total: int
-) -> None:
+def _announce(cfg: RunConfig, plan: Plan, facts: "PolicyFacts", num_prompts: int, extent: _Extent) -> None:
     log.info(
         "%s: %s prompts, %s x %s answers a step, %s steps; %s of %s parameters train; %s x %s on %s, %s x %s",
         cfg.train.stage,
         num_prompts,
-        prompts_per_step,
+        extent.prompts_per_step,
         cfg.rl.num_generations,
-        total,
+        extent.steps,
         f"{facts.num_trainable:,}",
         f"{facts.num_parameters:,}",
         facts.engine,
