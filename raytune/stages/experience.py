@@ -73,6 +73,8 @@ def token_experience(
     blank = [_sample(group, place, 0.0) for group, place in _answers(groups)]
     keep = [place for place, score in enumerate(scores.tolist()) if not math.isnan(score)]
     blank = [blank[place] for place in keep]
+    if not blank:
+        return Experience([])
     tokens = numbers_of(blank)
     mask = _padded([numbers.mask.astype(np.float32) for numbers in tokens])
     divergence = None

@@ -76,3 +76,11 @@ def test_samples_that_were_lost() -> None:
 
 def test_it_crosses_processes() -> None:
     assert pickle.loads(pickle.dumps(TABLE)) == TABLE
+
+
+def test_the_first_samples_alone() -> None:
+    table = RewardTable(("right", "short"), (1.0, 0.1), SCORES, extra={"words": [7, 8, 9, 10]})
+    part = table.first(2)
+    assert part.scores == ((1.0, None), (-0.5, 2.0))
+    assert (part.names, part.weights, part.extra) == (table.names, table.weights, {"words": [7, 8]})
+    assert table.first(4) == table
