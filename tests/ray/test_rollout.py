@@ -323,6 +323,8 @@ def test_transformers_replicas_draw_by_seed_and_take_weights(routed: Any, folder
     assert {one.versions for one in group.completions} == {(VersionSpan(1, 0, 12),)}
     np.testing.assert_allclose(group.completions[1].logprobs, forward(other, group, 1), atol=1e-4)
     assert (group.baseline.ids.tolist(), group.baseline.versions) == (likeliest(other, group), (VersionSpan(1, 0, 12),))
+    members = ray.get(router.members.remote(), timeout=DEADLINE)
+    assert (sum(one.load for one in members), sum(one.served for one in members)) == (0, 4 + 1)
 
 
 def test_weights_that_do_not_fit_make_a_replica_stale(routed: Any, folder: Path, tmp_path: Path) -> None:
