@@ -24,7 +24,7 @@ class PolicyConfig(Group):
     rl_compat: Literal["raytune", "verl", "openrlhf", "trl"] = "raytune"
     """System whose numbers are kept where systems differ in the same formula."""
     advantage: Advantage = "gae"
-    """Baseline of rewards: a critic (gae), the likeliest answer (remax), in grpo the prompt's other answers (group)."""
+    """Baseline of a reward: a critic (gae), by default in grpo the other answers (group), the likeliest one (remax)."""
     critic: Literal["shared", "own"] = "shared"
     """Whether the critic is a head on the policy's trunk, or a model of its own, begun as the reward model (gae)."""
     critic_learning_rate: float | None = Field(None, gt=0)
