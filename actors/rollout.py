@@ -107,7 +107,7 @@ class RolloutRouter:
         self._begin()
         reasons: list[str] = []
         while len(reasons) < self.limits.attempts:
-            index = await self._turn(group_size, again=bool(reasons))
+            index = await self._turn(sampling.num_drawn(group_size), again=bool(reasons))
             found = await self._attempt(index, prompt, sampling, group_size)
             if isinstance(found, Group):
                 return found
@@ -211,7 +211,7 @@ class RolloutRouter:
             self.fleet.doubt(index, f"a group took longer than {limit:g} s")
             return f"no answers within {limit:g} s"
         finally:
-            self.fleet.release(index, size, done=done)
+            self.fleet.release(index, sampling.num_drawn(size), done=done)
             if not done:
                 watch.wake.set()
             self.changed()

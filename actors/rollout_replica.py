@@ -158,14 +158,25 @@ class Replica(ABC):
             raise ReplicaLostError("the replica missed a weight update")
         self._running += 1
         try:
-            answers = await self._home.run(
-                self._answers(prompt, sampling, group_size, limit),
+            answers, baseline = await self._home.run(
+                self._all_answers(prompt, sampling, group_size, limit),
                 deadline=self.settings.request_deadline,
-                what=f"draw {group_size} answers to prompt {prompt.number}",
+                what=f"draw {sampling.num_drawn(group_size)} answers to prompt {prompt.number}",
             )
         finally:
             self._running -= 1
-        return Group(prompt, tuple(answers), sampling, time.perf_counter() - started)
+        return Group(prompt, tuple(answers), sampling, time.perf_counter() - started, baseline)
+
+    async def _all_answers(
+        self, prompt: Prompt, sampling: Sampling, size: int, limit: int
+    ) -> tuple[list[Completion], Completion | None]:
+        """The answers of a group, and the greedy one if the sampling asks for it."""
+        if not sampling.greedy_baseline:
+            return await self._answers(prompt, sampling, size, limit), None
+        answers, greedy = await asyncio.gather(
+            self._answers(prompt, sampling, size, limit), self._answers(prompt, sampling.likeliest, 1, limit)
+        )
+        return answers, greedy[0]
 
     async def _answers(self, prompt: Prompt, sampling: Sampling, size: int, limit: int) -> list[Completion]:
         seed = seed_of(sampling.seed, prompt.number)

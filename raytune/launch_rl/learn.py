@@ -122,7 +122,7 @@ def _plan(cfg: RunConfig, roles: Roles, algorithm: Algorithm) -> ReinforcePlan:
         roles.prompts_per_step,
         roles.group_size,
         len(roles.store),
-        sampling_of(cfg, roles.stop_ids),
+        replace(sampling_of(cfg, roles.stop_ids), greedy_baseline=algorithm.estimator.kind == "remax"),
         max_staleness=cfg.generation.max_staleness,
         max_rounds=cfg.rl.max_sampling_rounds,
         timeout=wait_deadline(cfg),

@@ -75,7 +75,9 @@ def taking_turns_is_synchronous(config: RunConfig) -> Broken | None:
 
 
 def dynamic_sampling_has_groups(config: RunConfig) -> Broken | None:
-    wrong = config.rl.dynamic_sampling and config.rl.num_generations < 2
+    # A single answer may still differ from the greedy one.
+    alone = config.rl.num_generations < 2 and config.policy.advantage != "remax"
+    wrong = config.rl.dynamic_sampling and alone
     what = "dynamic_sampling looks for groups whose answers differ in reward, and num_generations is 1"
     return broken(wrong, what, "dynamic_sampling", "num_generations", fix="Set num_generations to 2 or more.")
 

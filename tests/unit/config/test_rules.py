@@ -148,6 +148,10 @@ def test_rule_refuses_and_names_its_keys(name: str) -> None:
     load(**(bad | change))
 
 
+def test_a_single_answer_is_compared_with_the_greedy_one() -> None:
+    load(stage="grpo", advantage="remax", num_generations=1, dynamic_sampling=True)
+
+
 def test_zero_stage_is_read_from_the_file(tmp_path: Path) -> None:
     path = tmp_path / "ds.json"
     path.write_text(json.dumps(ZERO3), encoding="utf-8")
