@@ -73,12 +73,16 @@ class TrainerWorker:
         import torch
         import torch.distributed as dist
 
+        from raytune.engine.memory import keep_freed_memory
+
         torch.set_num_threads(threads)
         self._device = (
             torch.device("cuda", 0) if torch.cuda.is_available() and ray.get_gpu_ids() else torch.device("cpu")
         )
         if self._device.type == "cuda":
             torch.cuda.set_device(self._device)
+        else:
+            keep_freed_memory()
         if self._world_size == 1:
             return
         limit = datetime.timedelta(seconds=timeout)
