@@ -233,9 +233,9 @@ def _largest_lacks(bundle: Bundle, nodes: Sequence[NodeShape]) -> PlacementError
     ):
         if wanted > held:
             return PlacementError(
-                f"a rollout replica needs {_show(wanted)} {kind}s of one node (rollout_tp_size workers), and the "
-                f"largest node has {_show(held)}",
-                fix=f"Lower rollout_tp_size{' or rollout_cpus' if kind == 'CPU' else ''}, or add such a node.",
+                f"a rollout replica, whose workers are on one node, needs {_show(wanted)} {kind}s, and the largest "
+                f"node has {_show(held)}",
+                fix=f"Lower {'rollout_cpus or ' if kind == 'CPU' else ''}rollout_tp_size, or add such a node.",
             )
     return None
 

@@ -76,9 +76,9 @@ def test_workers_of_a_replica_have_one_bundle_on_one_node():
         (
             [(64, 2), (64, 2)],
             1,
-            "needs 4 GPUs of one node (rollout_tp_size workers), and the largest node has 2. Lower",
+            "needs 4 GPUs, and the largest node has 2. Lower rollout_tp_size, or",
         ),
-        ([(6, 0), (7, 0)], 0, "needs 8 CPUs of one node (rollout_tp_size workers), and the largest node has 7. Lower"),
+        ([(6, 0), (7, 0)], 0, "needs 8 CPUs, and the largest node has 7. Lower rollout_cpus or rollout_tp_size, or"),
     ],
 )
 def test_more_workers_than_any_node_has_devices_are_refused(nodes, gpus, said):
