@@ -146,11 +146,15 @@ class PolicyGroup(TrainerGroup):
 
         Args: checkpoint: None for the weights that a run begins with. Raises PolicyLostError when they are lost too.
         """
-        for worker in self._workers:
-            ray.kill(worker)
+        self.kill()
         self._begin()
         total_steps, longest = self._sizes
         self.start_policy(self.build(checkpoint), total_steps=total_steps, longest=longest)
+
+    def kill(self) -> None:
+        """End the ranks, dead or alive; their devices are free then."""
+        for worker in self._workers:
+            ray.kill(worker)
 
     def update(self, step: int, samples: Sequence[PolicySample]) -> PolicyResult:
         from raytune.stages.policy_loss import explained

@@ -15,6 +15,8 @@ log = get_logger(__name__)
 
 # When one rank fails, its peers fail a moment later; waiting a little lets the cause be named instead of an effect.
 _GRACE = 3.0
+# A node that vanished is declared dead by Ray's health checks long after its peers have lost their connection to it.
+_NODE_GRACE = 90.0
 _LATE = "Look at the node's load, or raise ddp_timeout."
 
 
@@ -48,15 +50,31 @@ def _first_cause(
     refs: list[Any], what: str, first: BaseException, nodes: Sequence[str], lost: type[TrainError]
 ) -> RaytuneError:
     """Of all failing ranks, the one that died or met bad input rather than one that lost its peer."""
-    ray.wait(refs, num_returns=len(refs), timeout=_GRACE)
-    failures = {rank: error for rank, ref in enumerate(refs) if (error := _failure_of(ref)) is not None}
+    failures = _failures(refs, _GRACE)
+    cut_off = bool(failures) and all(map(_lost_its_peer, failures.values()))
+    if cut_off and len(failures) < len(refs):
+        failures = _failures(refs, _NODE_GRACE)
     for error in failures.values():
         if isinstance(error, RayTaskError) and isinstance(error.cause, RaytuneError):
             return error.cause
     dead = {rank: error for rank, error in failures.items() if not isinstance(error, RayTaskError)}
     rank, error = next(iter((dead or failures or {0: first}).items()))
     node = nodes[rank if len(refs) > 1 else 0] if nodes else None
-    return died(rank, what, error, node=node, kind=lost if dead else TrainError)
+    return died(rank, what, error, node=node, kind=lost if dead or cut_off else TrainError)
+
+
+def _failures(refs: list[Any], seconds: float) -> dict[int, BaseException]:
+    """What has failed by rank, when all have ended or after so many seconds."""
+    ray.wait(refs, num_returns=len(refs), timeout=seconds)
+    return {rank: error for rank, ref in enumerate(refs) if (error := _failure_of(ref)) is not None}
+
+
+def _lost_its_peer(error: BaseException) -> bool:
+    """Whether a rank's own error is that it could not reach another one: gloo and NCCL have no type for it alone."""
+    from torch.distributed import DistError
+
+    cause = error.cause if isinstance(error, RayTaskError) else None
+    return isinstance(cause, DistError) or (isinstance(cause, RuntimeError) and "gloo" in str(cause))
 
 
 def _failure_of(ref: Any) -> BaseException | None:

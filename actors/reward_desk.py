@@ -1,6 +1,7 @@
 """Which worker scores which group, how long that may take, and what becomes of a group that nobody can score."""
 
 import asyncio
+import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -179,12 +180,12 @@ class RewardDesk:
         said = f"prompt {tokens.prompt.number} (row {tokens.prompt.row}): {why}"
         self._named.append(said)
         log.warning("answers without a reward: %s", said)
-        return self._counted(scored(tokens, unscorable(weights, len(tokens.completions), why), seconds=0.0))
+        return self._counted(scored(tokens, unscorable(weights, len(tokens.drawn), why), seconds=0.0))
 
     def _counted(self, found: ScoredGroup) -> ScoredGroup:
         self._counts["groups"] += 1
         self._counts["answers"] += len(found.lengths)
-        self._counts["unscorable"] += found.table.num_unscorable
+        self._counts["unscorable"] += sum(map(math.isnan, found.rewards))
         return found
 
     async def counts(self) -> RewardCounts:

@@ -55,6 +55,7 @@ class RolloutRouter:
 
     Args: replicas: pickled handles of Replica actors: as plain bytes they are part of what Ray starts the actor anew
     from, while handles would be objects that may be gone by then. target: version of the weights they need at first.
+    takes_turns: others compute on the replicas' GPUs in turn; started anew, it rests until it is told whose turn it is.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class RolloutRouter:
         policy: FleetPolicy | None = None,
         limits: RouterLimits | None = None,
         refit: Refit | None = None,
+        takes_turns: bool = False,
     ) -> None:
         stacks.register("rollout router")
         self._replicas: list[Any] = pickle.loads(replicas)
@@ -78,7 +80,8 @@ class RolloutRouter:
         self._born = uuid.uuid4().hex
         self.newest: Refit = refit or Parcel()
         self.awake = asyncio.Event()
-        self.awake.set()
+        if not (takes_turns and ray.get_runtime_context().was_current_actor_reconstructed):
+            self.awake.set()
 
     @ray.method(max_task_retries=-1)
     async def start(self, deadline: float) -> list[MemberView]:
@@ -104,7 +107,7 @@ class RolloutRouter:
         self._begin()
         reasons: list[str] = []
         while len(reasons) < self.limits.attempts:
-            index = await self._turn(group_size, again=bool(reasons))
+            index = await self._turn(sampling.num_drawn(group_size), again=bool(reasons))
             found = await self._attempt(index, prompt, sampling, group_size)
             if isinstance(found, Group):
                 return found
@@ -132,6 +135,7 @@ class RolloutRouter:
         """The state of every replica."""
         return self.fleet.view()
 
+    @ray.method(max_task_retries=-1)
     async def rest(self, resting: bool) -> None:
         """While resting, no engine is built or given weights: others have its memory. Whoever asks has deadlines."""
         self.awake.clear() if resting else self.awake.set()
@@ -207,7 +211,7 @@ class RolloutRouter:
             self.fleet.doubt(index, f"a group took longer than {limit:g} s")
             return f"no answers within {limit:g} s"
         finally:
-            self.fleet.release(index, size, done=done)
+            self.fleet.release(index, sampling.num_drawn(size), done=done)
             if not done:
                 watch.wake.set()
             self.changed()

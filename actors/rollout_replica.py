@@ -19,6 +19,7 @@ import numpy as np
 import ray
 
 from actors import stacks
+from raytune.config.model import ModelConfig
 from raytune.errors import RaytuneError, ReplicaLostError, RolloutError
 from raytune.stages.environment import Environment, converse, load_environment
 from raytune.stages.samples import Completion, Group, Prompt, Sampling
@@ -34,6 +35,7 @@ class ReplicaSettings:
     """What an engine is built from, again after each restart.
 
     Args: max_length: most tokens of prompt and answer together. max_sequences: answers drawn at the same time.
+    text: whose tokenizer turns texts of environments and stop strings into tokens; None is `model` as it is.
     environment: import path of the class behind multi-turn answers, of max_turns at most. adapter_rank: largest LoRA
     rank, 0 for none. sleeps: it takes turns on its GPU with a trainer rank. workers: processes that share the model,
     each on a GPU of its own (tensor parallel). cache_gib: memory of all their KV caches on a CPU. threads: of each
@@ -43,6 +45,7 @@ class ReplicaSettings:
     """
 
     model: str
+    text: ModelConfig | None = None
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     max_length: int = 4096
     max_sequences: int = 64
@@ -154,14 +157,25 @@ class Replica(ABC):
             raise ReplicaLostError("the replica missed a weight update")
         self._running += 1
         try:
-            answers = await self._home.run(
-                self._answers(prompt, sampling, group_size, limit),
+            answers, baseline = await self._home.run(
+                self._all_answers(prompt, sampling, group_size, limit),
                 deadline=self.settings.request_deadline,
-                what=f"draw {group_size} answers to prompt {prompt.number}",
+                what=f"draw {sampling.num_drawn(group_size)} answers to prompt {prompt.number}",
             )
         finally:
             self._running -= 1
-        return Group(prompt, tuple(answers), sampling, time.perf_counter() - started)
+        return Group(prompt, tuple(answers), sampling, time.perf_counter() - started, baseline)
+
+    async def _all_answers(
+        self, prompt: Prompt, sampling: Sampling, size: int, limit: int
+    ) -> tuple[list[Completion], Completion | None]:
+        """The answers of a group, and the greedy one if the sampling asks for it."""
+        if not sampling.greedy_baseline:
+            return await self._answers(prompt, sampling, size, limit), None
+        answers, greedy = await asyncio.gather(
+            self._answers(prompt, sampling, size, limit), self._answers(prompt, sampling.likeliest, 1, limit)
+        )
+        return answers, greedy[0]
 
     async def _answers(self, prompt: Prompt, sampling: Sampling, size: int, limit: int) -> list[Completion]:
         seed = seed_of(sampling.seed, prompt.number)
@@ -196,9 +210,9 @@ class Replica(ABC):
     def _text(self) -> Any:
         """The tokenizer; only environments and stop strings need it."""
         if self._tokenizer is None:
-            from transformers import AutoTokenizer
+            from raytune.models.tokenizer import load_tokenizer
 
-            self._tokenizer = AutoTokenizer.from_pretrained(self.settings.model)
+            self._tokenizer = load_tokenizer(self.settings.text or ModelConfig(model_name_or_path=self.settings.model))
         return self._tokenizer
 
     @ray.method(concurrency_group=CONTROL)

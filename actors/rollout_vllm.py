@@ -35,6 +35,8 @@ _FIRST = "default"
 _GIB = 1024**3
 _CPU_TOKENS = 4096
 """Most tokens of one step of the engine on a CPU."""
+_CPU_BLOCK = 32
+"""Tokens of a prompt that answers share at least; the smallest that the kernels take, for prompts may be short."""
 
 
 def vllm_env(settings: ReplicaSettings, *, gpu: bool) -> dict[str, str]:
@@ -229,6 +231,7 @@ def engine_arguments(settings: ReplicaSettings, *, gpu: bool) -> dict[str, Any]:
         # Compiling on a CPU takes a minute and gains nothing: matrix products are libraries' there.
         "enforce_eager": settings.eager or not gpu,
         "enable_prefix_caching": True,
+        "trust_remote_code": settings.text is not None and settings.text.trust_remote_code,
         "disable_log_stats": True,
         # After temperature and truncation: what the tokens were really drawn from.
         "logprobs_mode": "processed_logprobs",
@@ -241,7 +244,11 @@ def engine_arguments(settings: ReplicaSettings, *, gpu: bool) -> dict[str, Any]:
         # Of each worker, which has its part of the heads.
         arguments["kv_cache_memory_bytes"] = int(settings.cache_gib * _GIB / settings.workers)
         # Whole prompts only: in the middle of one vLLM turns a request's generator back, which a CPU's cannot do.
-        arguments |= {"enable_chunked_prefill": False, "max_num_batched_tokens": max(settings.max_length, _CPU_TOKENS)}
+        arguments |= {
+            "enable_chunked_prefill": False,
+            "max_num_batched_tokens": max(settings.max_length, _CPU_TOKENS),
+            "block_size": _CPU_BLOCK,
+        }
     if settings.workers > 1:
         # Processes below the engine's core, in this replica's bundle: by itself vLLM would ask Ray for actors.
         arguments |= {"tensor_parallel_size": settings.workers, "distributed_executor_backend": "mp"}

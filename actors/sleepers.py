@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import ray
-from ray.exceptions import GetTimeoutError, RayError
+from ray.exceptions import GetTimeoutError, RayActorError, RayError
 
 from actors.rollout_watch import reason_of
 from raytune.errors import RolloutError
@@ -25,6 +25,7 @@ class ReplicaSleepers:
         self._replicas, self._router, self._level = list(replicas), router, level
         self._gpus, self._deadline = gpus, deadline
         self._known: set[int] = set()  # replicas whose trouble was said
+        self._resting = False
 
     def sleep(self) -> None:
         self._rest(True)
@@ -35,9 +36,20 @@ class ReplicaSleepers:
         if part == "kv_cache":
             self._rest(False)
 
+    def tell_router(self) -> None:
+        """Tell a router that was started anew whose turn it is. Raises RolloutError if it does not listen."""
+        if not self._gpus:
+            return
+        try:
+            ray.get(self._router.rest.remote(self._resting), timeout=self._deadline)
+        except GetTimeoutError:
+            raise RolloutError(f"the rollout router did not answer within {self._deadline:g} s") from None
+        except RayActorError as error:
+            raise RolloutError("the rollout router died", where=reason_of(error)) from None
+
     def _rest(self, resting: bool) -> None:
-        if self._gpus:
-            ray.get(self._router.rest.remote(resting), timeout=self._deadline)
+        self._resting = resting
+        self.tell_router()
 
     def _each(self, what: str, call: Callable[[Any], Any]) -> None:
         refs = [call(one) for one in self._replicas]

@@ -3,7 +3,6 @@
 config -> output folder -> cluster -> plan -> placement group -> trainer group + prepared data -> loop -> result
 """
 
-import signal
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -27,24 +26,21 @@ from raytune.data.template import check_vocabulary, read_template
 from raytune.engine.checkpoint import CheckpointStore, write_json
 from raytune.engine.disk import writes_to
 from raytune.engine.identity import identity_of
-from raytune.engine.output import Decision, claim_output, decide_start, publish_weights, write_results
+from raytune.engine.output import Decision, claim_output, decide_start
 from raytune.errors import TrainError
+from raytune.interruption import Interruption, listening
 from raytune.log import configure, get_logger
 from raytune.models.embedded import resolve_model_path
 from raytune.models.folder import adapter_path, check_config, check_weights, reward_folder
 from raytune.monitors.base import Entry
 from raytune.monitors.build import build_monitors
-from raytune.monitors.model_card import write_model_card
 from raytune.monitors.plot import plot_loss, plot_reward
+from raytune.outcome import conclude, publish
 from raytune.stages.loop import Loop, LoopPlan
 from raytune.stages.schedule import plan_loop
 from raytune.stages.state import TrainState, load_state
 
 log = get_logger(__name__)
-
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
-# Seconds in which a second signal is an echo of the first: `timeout` sends one to the process and one to its group.
-_ECHO = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +80,7 @@ def train(resolved: Resolved) -> Summary:
     if decision.message:
         log.info(decision.message)
     try:
-        with _listening() as interruption, connected(cfg.cluster, cpus=plan_of(cfg, ()).cpus):
+        with listening() as interruption, connected(cfg.cluster, cpus=plan_of(cfg, ()).cpus):
             run = _run_answers if learns_from_answers(cfg) else _run
             return run(cfg, folder, decision, interruption)
     except KeyboardInterrupt:
@@ -150,7 +146,7 @@ def plan_of(cfg: RunConfig, shapes: Sequence[NodeShape], *, grows: bool = False)
     )
 
 
-def _run_answers(cfg: RunConfig, folder: Path, decision: Decision, interruption: "_Interruption") -> Summary:
+def _run_answers(cfg: RunConfig, folder: Path, decision: Decision, interruption: Interruption) -> Summary:
     """A run that learns from its own answers, from the reservation to its result."""
     from raytune import launch_rl
 
@@ -171,7 +167,7 @@ def _run_answers(cfg: RunConfig, folder: Path, decision: Decision, interruption:
     try:
         ends = launch_rl.Ends(
             claim=claim,
-            publish=lambda group, checkpoints: _publish(cfg, folder, group, checkpoints, state),
+            publish=lambda group, checkpoints: publish(cfg, folder, group, checkpoints, state),
             interrupted=lambda: interruption.caught,
             save_from_now_on=interruption.save_from_now_on,
         )
@@ -183,16 +179,12 @@ def _run_answers(cfg: RunConfig, folder: Path, decision: Decision, interruption:
         release(reservation)
     if not finished:
         return Summary(folder, True, {})
-    results = _results(state, epoch=state.log_history[-1]["epoch"] if state.log_history else 0.0)
-    write_results(folder, results)
-    state.save(folder)
-    if cfg.output.plot_loss:
-        plot_reward(state.log_history, folder / "training_reward.png")
-    _card(cfg, folder, results)
+    epoch = state.log_history[-1]["epoch"] if state.log_history else 0.0
+    results = conclude(cfg, folder, state, epoch=epoch, plot=plot_reward, picture="training_reward.png")
     return Summary(folder, False, results)
 
 
-def _run(cfg: RunConfig, folder: Path, decision: Decision, interruption: "_Interruption") -> Summary:
+def _run(cfg: RunConfig, folder: Path, decision: Decision, interruption: Interruption) -> Summary:
     started = time.monotonic()
     plan = plan_of(cfg, nodes())
     reservation = reserve(plan, timeout=cfg.cluster.placement_timeout)
@@ -203,7 +195,7 @@ def _run(cfg: RunConfig, folder: Path, decision: Decision, interruption: "_Inter
         building = group.build(decision.checkpoint)
         data = prepare_data(cfg)
         state = load_state(decision.checkpoint) if decision.checkpoint else TrainState()
-        _check_same_rows(state, data.key)
+        state.check_same_rows(data.key)
         loop_plan = plan_loop(cfg, data, state)
         facts = group.start(building, data, loop_plan.total_steps)
         group.relay_log()
@@ -234,29 +226,16 @@ def _all_nodes_see(cfg: RunConfig, folder: Path, decision: Decision) -> bool:
     return is_shared(cfg, folder, cache_root(cfg), *([decision.checkpoint] if decision.checkpoint else []))
 
 
-def _check_same_rows(state: TrainState, key: str) -> None:
-    if state.data_key not in (None, key):
-        log.warning(
-            "the training rows are prepared differently than before the interruption (data, template, cutoff_len, "
-            "or a newer raytune): the data position may not point at the same rows"
-        )
-    state.data_key = key
-
-
 def _train(
     cfg: RunConfig,
     folder: Path,
     group: TrainerGroup,
     plan: LoopPlan,
     state: TrainState,
-    interruption: "_Interruption",
+    interruption: Interruption,
 ) -> Summary:
     checkpoints = CheckpointStore(folder)
-    if dropped := checkpoints.drop_after(state.step):
-        log.info("removed the checkpoints of later steps: %s", ", ".join(map(str, dropped)))
-    if state.best_step is not None and state.best_step not in checkpoints.steps():
-        # The run comes from another folder: what was best there is not here to be published.
-        state.best_step = state.best_metric = None
+    state.take_up(checkpoints)
     if state.step >= plan.total_steps:
         log.info("the run is complete at step %s; writing its result", state.step)
     monitors = build_monitors(
@@ -280,107 +259,10 @@ def _train(
         monitors.finish()
     if not finished:
         return Summary(folder, True, {})
-    _publish(cfg, folder, group, checkpoints, state)
-    results = _results(state, epoch=state.epoch(plan.num_rows))
-    write_results(folder, results)
-    state.save(folder)
-    if cfg.output.plot_loss:
-        plot_loss(state.log_history, folder / "training_loss.png")
-    _card(cfg, folder, results)
+    publish(cfg, folder, group, checkpoints, state)
+    epoch = state.epoch(plan.num_rows)
+    results = conclude(cfg, folder, state, epoch=epoch, plot=plot_loss, picture="training_loss.png")
     return Summary(folder, False, results)
-
-
-def _publish(
-    cfg: RunConfig, folder: Path, group: TrainerGroup, checkpoints: CheckpointStore, state: TrainState
-) -> None:
-    """Put the finished weights into the output folder: those of the best checkpoint, of the last, or of the ranks."""
-    step = state.best_step if cfg.evaluation.load_best_model_at_end and state.best_step else state.step
-    if step in checkpoints.steps():
-        if step != state.step:
-            log.info("the best model is that of step %s (%s)", step, state.best_metric)
-        publish_weights(checkpoints.path(step), folder)
-        return
-    staged = checkpoints.stage(step)
-    group.save(staged, with_state=False)
-    publish_weights(staged, folder)
-    checkpoints.sweep_staging()
-
-
-def _results(state: TrainState, *, epoch: float) -> dict[str, Entry]:
-    results = {"train": _train_results(state, epoch=epoch)}
-    evaluations = [entry for entry in state.log_history if "eval_runtime" in entry]
-    if evaluations:
-        results["eval"] = {key: value for key, value in evaluations[-1].items() if key.startswith(("eval_", "epoch"))}
-    return results
-
-
-def _train_results(state: TrainState, *, epoch: float) -> Entry:
-    seconds = max(state.elapsed, 1e-9)
-    return {
-        "epoch": round(epoch, 4),
-        "train_loss": state.loss_sum / max(state.step, 1),
-        "train_runtime": round(state.elapsed, 4),
-        "train_samples_per_second": round(state.num_rows / seconds, 3),
-        "train_steps_per_second": round(state.step / seconds, 3),
-        "train_tokens_per_second": round(state.num_tokens / seconds, 3),
-        "num_input_tokens_seen": state.num_tokens,
-    }
-
-
-def _card(cfg: RunConfig, folder: Path, results: dict[str, Entry]) -> None:
-    keys = ("learning_rate", "num_train_epochs", "cutoff_len", "global_batch_size", "lora_rank", "seed")
-    flat = dump(cfg)
-    write_model_card(
-        folder,
-        base_model=cfg.model.model_name_or_path,
-        method=cfg.adapter.finetuning_type,
-        stage=cfg.train.stage,
-        datasets=list(cfg.data.dataset),
-        settings={key: flat[key] for key in keys if key in flat},
-        results={key: value for part in results.values() for key, value in part.items()},
-    )
-
-
-class _Interruption:
-    """Ctrl-C (and SIGTERM): before the first step it ends the run at once; later the first one lets the running step
-    finish and save, and the second one ends at once."""
-
-    def __init__(self) -> None:
-        self.caught = False
-        self._first = 0.0
-        self._saves = False
-
-    def listen(self) -> None:
-        for number in _SIGNALS:
-            signal.signal(number, self._catch)
-
-    def save_from_now_on(self) -> None:
-        # Python drops a KeyboardInterrupt that comes within a callback of its own; the flag stays.
-        if self.caught:
-            raise KeyboardInterrupt
-        self._saves = True
-
-    def _catch(self, _number: int, _frame: object) -> None:
-        again, now = self.caught, time.monotonic()
-        if again and now - self._first < _ECHO:
-            return
-        if not again:
-            self.caught, self._first = True, now
-        if again or not self._saves:
-            raise KeyboardInterrupt
-        log.info("stopping after this step; press Ctrl-C again to end without saving")
-
-
-@contextmanager
-def _listening() -> Iterator[_Interruption]:
-    before = {number: signal.getsignal(number) for number in _SIGNALS}
-    interruption = _Interruption()
-    interruption.listen()
-    try:
-        yield interruption
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _run_name(cfg: RunConfig) -> str:

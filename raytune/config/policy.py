@@ -1,10 +1,10 @@
 """Which algorithm reinforcement learning computes: each key is a switch of one formula."""
 
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import Field
 
-from raytune.config.base import Group, NotBuilt
+from raytune.config.base import Group
 
 Advantage = Literal[
     "gae",
@@ -23,8 +23,8 @@ Advantage = Literal[
 class PolicyConfig(Group):
     rl_compat: Literal["raytune", "verl", "openrlhf", "trl"] = "raytune"
     """System whose numbers are kept where systems differ in the same formula."""
-    advantage: Annotated[Advantage, NotBuilt(("remax",))] = "gae"
-    """What a reward is compared with: a critic (gae), by default in grpo the prompt's other answers (group)."""
+    advantage: Advantage = "gae"
+    """Baseline of a reward: a critic (gae), by default in grpo the other answers (group), the likeliest one (remax)."""
     critic: Literal["shared", "own"] = "shared"
     """Whether the critic is a head on the policy's trunk, or a model of its own, begun as the reward model (gae)."""
     critic_learning_rate: float | None = Field(None, gt=0)

@@ -4,6 +4,7 @@ from typing import Literal
 
 from raytune.config.checks.broken import Broken, Rule
 from raytune.config.checks.engines import ENGINE_RULES
+from raytune.config.checks.idle import IDLE_RULES
 from raytune.config.checks.reinforcement import RL_RULES
 from raytune.config.checks.rows import ROW_RULES
 from raytune.config.checks.stage import STAGE_RULES
@@ -15,7 +16,7 @@ from raytune.errors import ConfigError, NotBuiltError
 
 Verb = Literal["train", "data", "export", "chat"]
 
-RULES: tuple[Rule, ...] = (*STAGE_RULES, *ROW_RULES, *WEIGHT_RULES, *ENGINE_RULES, *RL_RULES)
+RULES: tuple[Rule, ...] = (*STAGE_RULES, *ROW_RULES, *WEIGHT_RULES, *ENGINE_RULES, *RL_RULES, *IDLE_RULES)
 """Contradictions, checked when a config is loaded."""
 
 VERB_RULES: dict[Verb, tuple[Rule, ...]] = {

@@ -11,7 +11,7 @@ from raytune.config.run import RunConfig
 from raytune.engine.checkpoint import CheckpointStore
 from raytune.errors import PolicyLostError
 from raytune.launch_rl.roles import Ends, Roles
-from raytune.launch_rl.rollouts import group_deadline, sampling_of
+from raytune.launch_rl.rollouts import group_deadline, sampling_of, wait_deadline
 from raytune.launch_rl.stalls import WatchedRollouts, watchdog_of
 from raytune.launch_rl.turns import seams_of
 from raytune.monitors.build import build_monitors, tensorboard_folder
@@ -51,15 +51,9 @@ def learn(
     transcripts = Transcriber(writer, roles.rewards.decoder, every=cfg.rl.transcript_steps)
 
     def rebuild(checkpoint: Path | None) -> None:
-        if seams.turns is not None:
-            seams.turns.begin_again()
         monitors.rewind(state.step, state.log_history)
         transcripts.rewind(state.step)
-        roles.policy.rebuild(checkpoint)
-        if roles.critic is not None:
-            roles.critic.rebuild(None if checkpoint is None else checkpoint / CRITIC)
-        roles.weights.reopen(roles.policy.workers)
-        roles.policy.relay_log()
+        _rebuild(roles, seams.turns, checkpoint)
 
     with ExitStack() as closing:
         closing.callback(monitors.finish)
@@ -92,6 +86,21 @@ def learn(
         return finished
 
 
+def _rebuild(roles: Roles, turns: Turns | None, checkpoint: Path | None) -> None:
+    """New ranks in the places of those that were lost, and of the others."""
+    for group in (roles.policy, roles.critic):
+        # Before replicas are woken: ranks that live still hold their part of a shared device.
+        if group is not None:
+            group.kill()
+    if turns is not None:
+        turns.begin_again()
+    roles.policy.rebuild(checkpoint)
+    if roles.critic is not None:
+        roles.critic.rebuild(None if checkpoint is None else checkpoint / CRITIC)
+    roles.weights.reopen(roles.policy.workers)
+    roles.policy.relay_log()
+
+
 def _finish(
     loop: ReinforceLoop, policy: PolicyGroup, turns: Turns | None, checkpoints: CheckpointStore, ends: Ends
 ) -> bool:
@@ -113,10 +122,10 @@ def _plan(cfg: RunConfig, roles: Roles, algorithm: Algorithm) -> ReinforcePlan:
         roles.prompts_per_step,
         roles.group_size,
         len(roles.store),
-        sampling_of(cfg, roles.stop_ids),
+        replace(sampling_of(cfg, roles.stop_ids), greedy_baseline=algorithm.estimator.kind == "remax"),
         max_staleness=cfg.generation.max_staleness,
         max_rounds=cfg.rl.max_sampling_rounds,
-        timeout=group_deadline(cfg),
+        timeout=wait_deadline(cfg),
         algorithm=algorithm.numbers(),
     )
 
@@ -134,7 +143,7 @@ def _validation(cfg: RunConfig, roles: Roles, rollouts: Rollouts) -> Validation 
         drawn if hotter is None else replace(drawn, temperature=hotter),
         evaluation.eval_num_generations,
         every=evaluation.eval_steps or cfg.output.logging_steps,
-        timeout=group_deadline(cfg),
+        timeout=wait_deadline(cfg),
     )
 
 

@@ -6,6 +6,7 @@ from typing import Any
 from ray.util.placement_group import PlacementGroup
 
 from actors.placement import Plan
+from actors.reward_desk import RewardLimits
 from actors.rollout import RouterLimits
 from actors.rollout_replica import Replica, ReplicaSettings, start_replica
 from raytune.config.checks.reinforcement import engine_rank
@@ -55,6 +56,7 @@ def _turn(threads: Sequence[int], index: int) -> int:
 def _settings(cfg: RunConfig, plan: Plan, *, threads: int) -> ReplicaSettings:
     return ReplicaSettings(
         model_folder(cfg),
+        text=cfg.model,
         dtype=rollout_dtype(cfg),  # type: ignore[arg-type]
         max_length=window_of(cfg),
         max_sequences=cfg.generation.max_num_seqs,
@@ -115,6 +117,15 @@ def sampling_of(cfg: RunConfig, stop_ids: tuple[int, ...]) -> Sampling:
 def group_deadline(cfg: RunConfig) -> float:
     """Seconds that a group of answers may take."""
     return cfg.generation.rollout_timeout
+
+
+def wait_deadline(cfg: RunConfig) -> float:
+    """Seconds without a finished group after which a run ends.
+
+    For a replica that is given up, for the one that draws in its place, and for workers that score one after another.
+    """
+    scoring = RewardLimits.of(cfg.reward)
+    return 2 * group_deadline(cfg) + scoring.attempts * scoring.seconds
 
 
 def start_deadline(cfg: RunConfig) -> float:

@@ -42,8 +42,10 @@ def needs_of(cfg: RunConfig, sizes: Sizes) -> dict[str, float]:
 def check_shared_gpu(cfg: RunConfig, sizes: Sizes, whole: int) -> None:
     """Each of the two has the GPU to itself in its turn. Args: whole: bytes of the GPU."""
     share = cfg.rollout.vllm_gpu_util
+    # A critic of its own has a model of the same size, and learns in the same turn.
+    ranks, models = ("a rank with its critic", 2) if cfg.policy.critic == "own" else ("a rank", 1)
     for who, needs, has, fix in (
-        ("a rank", _kept(sizes), whole, "Use finetuning_type: lora, engine: fsdp2 or placement: disaggregated."),
+        (ranks, models * _kept(sizes), whole, "Use finetuning_type: lora, engine: fsdp2 or placement: disaggregated."),
         ("a rollout replica", replica_weights(cfg, sizes), share * whole, "Raise vllm_gpu_util."),
     ):
         if needs > has:

@@ -6,6 +6,8 @@ plan -> placement group -> trainer ranks + data | rollout replicas + router | re
 import time
 import uuid
 from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,11 +19,11 @@ from actors.gather import Gatherer
 from actors.placement import Plan
 from actors.policy import PolicyGroup
 from actors.rollout import start_router
+from actors.sleepers import ReplicaSleepers
 from actors.weights import WeightPublisher
 from actors.weights_messages import WeightSettings
 from raytune.config.run import RunConfig
 from raytune.data.batches import rows_per_step
-from raytune.data.prepared import PreparedData
 from raytune.data.store import RowStore
 from raytune.engine.checkpoint import CheckpointStore, write_json
 from raytune.errors import DataError
@@ -72,13 +74,13 @@ def run(
         if algorithm.critic is not None:
             critic = PolicyGroup(critic_config(cfg), plan, placement, algorithm.critic, role=CRITIC, **size)
             closing.callback(critic.shutdown)
-        roles = _start(cfg, plan, placement, policy, critic, checkpoint, closing)
+        roles = _start(cfg, plan, placement, policy, critic, checkpoint, state, closing)
         log.info("%s", algorithm.summary())
         log.info("ready after %.1f s", time.monotonic() - started)
         with ends.claim():
             write_json(folder / ALGORITHM, algorithm.numbers())
             checkpoints = CheckpointStore(folder)
-            checkpoints.drop_after(state.step)
+            state.take_up(checkpoints)
             return learn(cfg, folder, roles, algorithm, state, checkpoints, ends, checkpoint)
 
 
@@ -89,6 +91,7 @@ def _start(
     policy: PolicyGroup,
     critic: PolicyGroup | None,
     checkpoint: Path | None,
+    state: TrainState,
     closing: ExitStack,
 ) -> Roles:
     """Start everything at once: ranks load the model while engines are built and data workers tokenise."""
@@ -96,64 +99,88 @@ def _start(
     critic_building = [] if critic is None else critic.build(None if checkpoint is None else checkpoint / CRITIC)
     replicas = start_replicas(cfg, plan, placement, policy.threads)
     closing.callback(kill, replicas)
-    router = start_router(replicas, target=0, limits=router_limits(cfg))
+    turns_on_gpus = plan.colocated and plan.gpus > 0
+    router = start_router(replicas, target=0, limits=router_limits(cfg), takes_turns=turns_on_gpus)
     closing.callback(kill, [router])
     serving = router.start.remote(start_deadline(cfg))
     judge, judges = start_model(cfg, plan, placement)
     closing.callback(kill, judges)
     window = window_of(cfg)
-    store, held = _prompts(prepare_data(cfg), window)
+    store, held = _prompts(cfg, state, window)
     rewards = start_rewards(cfg, plan, placement, [store, *held], judge)
     closing.callback(rewards.close)
-    prompts_per_step = rows_per_step(cfg.train, cfg.cluster.num_workers) * cfg.rl.ppo_buffer_size
-    total = planned_steps(cfg.train, len(store), prompts_per_step)
-    updates = total * cfg.rl.ppo_epochs * cfg.rl.num_mini_batches
-    longest = min(int(store.lengths.max()) + cfg.sampling.max_new_tokens, window)
+    extent = _extent(cfg, store, window)
     sleepers = None
     if plan.colocated:
         # The ranks take their devices only when the replicas have given them back.
         _wait_for_replicas(cfg, serving)
         sleepers = put_to_sleep(cfg, plan, replicas, router)
-    facts = policy.start_policy(building, total_steps=updates, longest=longest)
+    facts = policy.start_policy(building, total_steps=extent.updates, longest=extent.longest)
     policy.relay_log()
     if critic is not None:
-        critic.start_policy(critic_building, total_steps=updates, longest=longest)
+        critic.start_policy(critic_building, total_steps=extent.updates, longest=extent.longest)
     wait_for_models(judges)
     if sleepers is None:
         _wait_for_replicas(cfg, serving)
     weights = WeightPublisher(policy.workers, replicas, _settings_of_weights(cfg, plan), router=router)
     closing.callback(weights.close)
-    _announce(cfg, plan, facts, len(store), prompts_per_step, total)
+    _announce(cfg, plan, facts, len(store), extent)
     return Roles(
         policy,
         critic,
         rewards,
-        Gatherer(router, rewards, on_router=weights.tell_router),
+        Gatherer(router, rewards, on_router=partial(_tell_router, weights, sleepers)),
         weights,
         sleepers,
         store,
-        total,
-        prompts_per_step,
+        extent.steps,
+        extent.prompts_per_step,
         group_size=cfg.rl.num_generations,
         stop_ids=facts.stop_ids,
         held_out=[prompt for one in held for prompt in held_out_prompts(one)],
     )
 
 
+@dataclass(frozen=True, slots=True)
+class _Extent:
+    """How much a run does. updates: optimizer steps. longest: tokens of the longest prompt with its answer."""
+
+    prompts_per_step: int
+    steps: int
+    updates: int
+    longest: int
+
+
+def _extent(cfg: RunConfig, store: PromptRows, window: int) -> _Extent:
+    prompts_per_step = rows_per_step(cfg.train, cfg.cluster.num_workers) * cfg.rl.ppo_buffer_size
+    steps = planned_steps(cfg.train, len(store), prompts_per_step)
+    return _Extent(
+        prompts_per_step,
+        steps,
+        updates=steps * cfg.rl.ppo_epochs * cfg.rl.num_mini_batches,
+        longest=min(int(store.lengths.max()) + cfg.sampling.max_new_tokens, window),
+    )
+
+
+def _tell_router(weights: WeightPublisher, sleepers: ReplicaSleepers | None) -> None:
+    """What a router that was started anew has to know."""
+    weights.tell_router()
+    if sleepers is not None:
+        sleepers.tell_router()
+
+
 def _wait_for_replicas(cfg: RunConfig, serving: Any) -> None:
     wait_for(serving, start_deadline(cfg) + _GRACE, "the rollout replicas to start")
 
 
-def _announce(
-    cfg: RunConfig, plan: Plan, facts: "PolicyFacts", num_prompts: int, prompts_per_step: int, total: int
-) -> None:
+def _announce(cfg: RunConfig, plan: Plan, facts: "PolicyFacts", num_prompts: int, extent: _Extent) -> None:
     log.info(
         "%s: %s prompts, %s x %s answers a step, %s steps; %s of %s parameters train; %s x %s on %s, %s x %s",
         cfg.train.stage,
         num_prompts,
-        prompts_per_step,
+        extent.prompts_per_step,
         cfg.rl.num_generations,
-        total,
+        extent.steps,
         f"{facts.num_trainable:,}",
         f"{facts.num_parameters:,}",
         facts.engine,
@@ -174,8 +201,10 @@ def _settings_of_weights(cfg: RunConfig, plan: Plan) -> WeightSettings:
     )
 
 
-def _prompts(data: PreparedData, window: int) -> tuple[PromptRows, list[PromptRows]]:
+def _prompts(cfg: RunConfig, state: TrainState, window: int) -> tuple[PromptRows, list[PromptRows]]:
     """The prompts to train on, and the held-out ones of each set."""
+    data = prepare_data(cfg)
+    state.check_same_rows(data.key)
     if data.train is None:
         raise DataError("there are no prompts", fix="Set dataset.")
     held = [answerable(RowStore.open(path), window=window) for path in data.eval.values()]

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from raytune.rewards.base import Score
 
@@ -38,6 +38,13 @@ class RewardTable:
         """
         return tuple(self._combine(row) for row in zip(*self.scores, strict=True))
 
+    def first(self, count: int) -> "RewardTable":
+        """The scores of the first `count` samples; what is not told sample by sample stays that of all."""
+        if count == self.num_samples:
+            return self
+        scores = tuple(column[:count] for column in self.scores)
+        return replace(self, scores=scores, extra={name: values[:count] for name, values in self.extra.items()})
+
     def _combine(self, row: Sequence[Score]) -> float:
         scored = [(weight, score) for weight, score in zip(self.weights, row, strict=True) if score is not None]
         parts = [weight * score for weight, score in scored if weight]
@@ -52,11 +59,6 @@ class RewardTable:
     def unscored(self) -> dict[str, int]:
         """How many samples each function could not score."""
         return {name: column.count(None) for name, column in zip(self.names, self.scores, strict=True)}
-
-    @property
-    def num_unscorable(self) -> int:
-        """How many samples have no reward at all."""
-        return sum(math.isnan(reward) for reward in self.combined)
 
 
 def mean(scores: Iterable[Score]) -> float:

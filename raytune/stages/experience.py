@@ -61,18 +61,20 @@ def token_experience(
     *,
     kl: KLRule,
     numbers_of: Callable[[Sequence[PolicySample]], list[TokenNumbers]],
-    scores: Tensor | None = None,
+    rescale: Callable[[Tensor], Tensor] = lambda rewards: rewards,
 ) -> Experience:
     """Advantages of each token.
 
-    Args: kl: how the divergence that `rule.kl_coef` weighs is estimated. numbers_of: Policy.values. scores: [B] to be
-    used instead of the groups' rewards (normalised ones), in the order of the groups' answers.
+    Args: kl: how the divergence that `rule.kl_coef` weighs is estimated. numbers_of: Policy.values. rescale: what is
+    done to rewards [B] of any answers before they are compared (normalising).
     """
-    known, group_numbers = _scores(groups)
-    scores = known if scores is None else scores
+    rewards, group_numbers = _scores(groups)
+    scores = rescale(rewards)
     blank = [_sample(group, place, 0.0) for group, place in _answers(groups)]
     keep = [place for place, score in enumerate(scores.tolist()) if not math.isnan(score)]
     blank = [blank[place] for place in keep]
+    if not blank:
+        return Experience([])
     tokens = numbers_of(blank)
     mask = _padded([numbers.mask.astype(np.float32) for numbers in tokens])
     divergence = None
@@ -83,7 +85,8 @@ def token_experience(
     values = None
     if rule.kind == "gae":
         values = _padded([_known(numbers.values, "values") for numbers in tokens])
-    outcomes = Outcomes(scores[keep], group_numbers[keep], mask, kl=divergence, values=values)
+    greedy = rescale(_greedy(groups))[keep] if rule.kind == "remax" else None
+    outcomes = Outcomes(scores[keep], group_numbers[keep], mask, kl=divergence, values=values, greedy=greedy)
     estimate = estimate_advantages(outcomes, rule)
     samples = []
     for row, (sample, numbers) in enumerate(zip(blank, tokens, strict=True)):
@@ -98,8 +101,10 @@ def token_experience(
 
 
 def teaches(group: ScoredGroup, rule: EstimatorRule) -> bool:
-    """Whether the answers of a group were rewarded differently; else comparing them says nothing."""
-    scores = torch.tensor(group.rewards, dtype=torch.float64)
+    """Whether the answers of a group, the greedy one among them, were rewarded differently; else comparing them says
+    nothing."""
+    greedy = () if group.baseline is None else (group.baseline,)
+    scores = torch.tensor((*group.rewards, *greedy), dtype=torch.float64)
     return not bool(flat_groups(scores, torch.zeros(len(scores), dtype=torch.int64), rule=rule.group).all())
 
 
@@ -112,6 +117,13 @@ def _scores(groups: Sequence[ScoredGroup]) -> tuple[Tensor, Tensor]:
     scores = [reward for group in groups for reward in group.rewards]
     numbers = [number for number, group in enumerate(groups) for _ in group.rewards]
     return torch.tensor(scores, dtype=torch.float64), torch.tensor(numbers, dtype=torch.int64)
+
+
+def _greedy(groups: Sequence[ScoredGroup]) -> Tensor:
+    """Reward [B] of the greedy answer that each answer is compared with, float64."""
+    if any(group.baseline is None for group in groups):
+        raise ValueError("remax compares with greedy answers, and a group has none")
+    return torch.tensor([group.baseline for group, _ in _answers(groups)], dtype=torch.float64)
 
 
 def _sample(group: ScoredGroup, place: int, advantage: float) -> PolicySample:

@@ -33,10 +33,13 @@ def describe(groups: Sequence[ScoredGroup], *, version: int) -> dict[str, float]
         "unscorable": float(len(rewards) - len(known)),
         "staleness": sum(oldest) / len(oldest),
         "staleness_max": float(max(oldest)),
-        "groups_alike": float(sum(len(set(group.rewards)) == 1 for group in groups)),
+        "groups_alike": float(sum(len({*group.rewards, *_greedy(group)}) == 1 for group in groups)),
         "time_group": round(sum(group.rollout_seconds for group in groups) / len(groups), 4),
         "time_reward": round(sum(group.reward_seconds for group in groups), 4),
     }
+    greedy = [reward for group in groups for reward in _greedy(group)]
+    if greedy:
+        numbers["reward_greedy"] = _mean(greedy)
     parts = {name: [group.table.means[name] for group in groups] for name in groups[0].table.names}
     return numbers | {f"reward_{name}": _mean(values) for name, values in parts.items()}
 
@@ -55,6 +58,11 @@ def describe_validation(groups: Sequence[ScoredGroup]) -> dict[str, float]:
         "eval_completion_length": sum(lengths) / len(lengths),
         "eval_unscorable": float(len(rewards) - len(known)),
     }
+
+
+def _greedy(group: ScoredGroup) -> tuple[float, ...]:
+    """The reward of its greedy answer, if it has one."""
+    return () if group.baseline is None else (group.baseline,)
 
 
 def _mean(values: Sequence[float]) -> float:

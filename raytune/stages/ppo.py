@@ -5,8 +5,10 @@ prompt -> answer -> reward - kl_coef * KL -> generalised advantages against the 
 
 from collections.abc import Callable, MutableMapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 
 import torch
+from torch import Tensor
 
 from raytune.losses.estimate import EstimatorRule
 from raytune.losses.kl import KLControl, KLRule, update_kl_control
@@ -39,16 +41,10 @@ def build_experience(
     """
 
     def experience(groups: Sequence[ScoredGroup]) -> Experience:
-        scores = torch.tensor([reward for group in groups for reward in group.rewards], dtype=torch.float64)
-        if rule.score_norm:
-            moments = update_moments(_moments(memory), scores)
-            memory.update({f"score_{name}": float(value) for name, value in asdict(moments).items()})
-            scores = normalise_scores(scores, moments)
-        if rule.whiten:
-            scores = _whitened(scores)
+        rescale = _rescaling(groups, rule, memory)
         coef = memory.get("kl_coef", rule.estimator.kl_coef)
         estimator = replace(rule.estimator, kl_coef=coef)
-        made = token_experience(groups, estimator, kl=kl, numbers_of=policy.values, scores=scores)
+        made = token_experience(groups, estimator, kl=kl, numbers_of=policy.values, rescale=rescale)
         if rule.target is not None and made.kl_of_answers is not None:
             control = update_kl_control(KLControl(coef, rule.target), made.kl_of_answers, len(made.samples))
             memory["kl_coef"] = control.coef
@@ -57,13 +53,34 @@ def build_experience(
     return experience
 
 
+def _rescaling(
+    groups: Sequence[ScoredGroup], rule: PPORule, memory: MutableMapping[str, float]
+) -> Callable[[Tensor], Tensor]:
+    """Brings rewards to their scale: those of the answers, and those that answers are compared with."""
+    scores = torch.tensor([reward for group in groups for reward in group.rewards], dtype=torch.float64)
+    norm: Callable[[Tensor], Tensor] = _as_it_is
+    if rule.score_norm:
+        moments = update_moments(_moments(memory), scores)
+        memory.update({f"score_{name}": float(value) for name, value in asdict(moments).items()})
+        norm = partial(normalise_scores, moments=moments)
+    whiten = _whitening(norm(scores)) if rule.whiten else _as_it_is
+    return lambda rewards: whiten(norm(rewards))
+
+
+def _as_it_is(rewards: Tensor) -> Tensor:
+    return rewards
+
+
 def _moments(memory: MutableMapping[str, float]) -> RunningMoments:
     names = ("count", "mean", "squares")
     count, mean, squares = (memory.get(f"score_{name}", 0.0) for name in names)
     return RunningMoments(int(count), mean, squares)
 
 
-def _whitened(scores: torch.Tensor) -> torch.Tensor:
+def _whitening(scores: Tensor) -> Callable[[Tensor], Tensor]:
     """To mean 0 and spread 1 over the scorable answers."""
     known = scores[scores.isfinite()]
-    return (scores - known.mean()) / (known.std() + 1e-8) if known.numel() > 1 else scores
+    if known.numel() < 2:
+        return _as_it_is
+    mean, spread = known.mean(), known.std() + 1e-8
+    return lambda rewards: (rewards - mean) / spread

@@ -121,7 +121,8 @@ class ReinforceLoop:
                 self._losses.count,
                 self._losses.most,
             )
-            self._go_back(load_state(back) if back else TrainState(total_steps=self.plan.total_steps))
+            nothing = TrainState(total_steps=self.plan.total_steps, data_key=self.state.data_key)
+            self._go_back(load_state(back) if back else nothing)
             try:
                 with self.phase("recovery"):
                     self.recovery.rebuild(back)
@@ -138,6 +139,7 @@ class ReinforceLoop:
         ahead = dict.fromkeys(ready, self._published) | dict.fromkeys(taken, self._taken_at)
         self._ages.go_back(ahead | dict.fromkeys(under_way, tried))
         self.state.become(to)
+        self.state.forget_absent(self.checkpoints)
         unlearned = self.source.since(cursor)
         held = [group for group in (*self._ready, *self._taken) if group.number in unlearned]
         self._ready = [group for group in held if self._ages.fits(group, to.step)]
@@ -154,7 +156,8 @@ class ReinforceLoop:
     def _run(self) -> bool:
         if self.state.step >= self.plan.total_steps:
             log.info("the run is complete at step %s; writing its result", self.state.step)
-            return True
+            if self._is_validated():
+                return True
         self._publish(self.state.step)
         if self.validation is not None and self.validation.cfg.eval_on_start and self.state.step == 0:
             self._validate(self.validation)
@@ -164,9 +167,16 @@ class ReinforceLoop:
                 return False
         if self.output.save_strategy != "no":
             self._save()
-        if self.validation is not None and self.validation.done_at != self.state.step:
+        if self.validation is not None and not self._is_validated():
             self._validate(self.validation)
         return True
+
+    def _is_validated(self) -> bool:
+        """Whether the log has a validation of this step, or none is wanted."""
+        state = self.state
+        return self.validation is None or any(
+            "eval_runtime" in entry and entry["current_steps"] == state.step for entry in reversed(state.log_history)
+        )
 
     def _step(self) -> bool:
         """One rollout batch; False when no prompt is left to fill it."""

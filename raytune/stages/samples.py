@@ -1,7 +1,7 @@
 """What passes between the roles of reinforcement learning: prompts, answers, scores. Token ids, never text."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -19,6 +19,7 @@ class Sampling:
 
     Args: top_p: 1 and top_k: 0 cut nothing off. stop_ids: tokens that end an answer and belong to it.
     seed: every answer's own seed is derived from it, the prompt's number and the answer's place in its group.
+    greedy_baseline: draw the likeliest answer besides, with which the others are compared.
 
     Example: Sampling(temperature=1.0, max_new_tokens=64, stop_ids=(2,), seed=42)
     """
@@ -30,6 +31,16 @@ class Sampling:
     stop: tuple[str, ...] = ()
     stop_ids: tuple[int, ...] = ()
     seed: int = 42
+    greedy_baseline: bool = False
+
+    @property
+    def likeliest(self) -> "Sampling":
+        """The same with the likeliest token each time."""
+        return replace(self, temperature=0.0, top_p=1.0, top_k=0, greedy_baseline=False)
+
+    def num_drawn(self, group_size: int) -> int:
+        """Answers that are drawn to one prompt for a group of this size."""
+        return group_size + self.greedy_baseline
 
 
 # Made by the prompt source on the driver, read by rollout and reward actors.
@@ -83,12 +94,21 @@ class Completion:
 # Made by a rollout actor, read by reward actors and trainer ranks.
 @dataclass(frozen=True, slots=True)
 class Group:
-    """The answers to one prompt. Example: Group(prompt, (first, second), Sampling(seed=42), seconds=2.1)"""
+    """The answers to one prompt. baseline: the greedy one, never learned from; only if the sampling asks for it.
+
+    Example: Group(prompt, (first, second), Sampling(seed=42), seconds=2.1)
+    """
 
     prompt: Prompt
     completions: tuple[Completion, ...]
     sampling: Sampling
     seconds: float
+    baseline: Completion | None = None
+
+    @property
+    def drawn(self) -> tuple[Completion, ...]:
+        """All answers, the greedy one last."""
+        return self.completions if self.baseline is None else (*self.completions, self.baseline)
 
 
 # Made by a reward actor from a Group, read by the driver; the tokens stay in the object store behind `payload`.
@@ -97,7 +117,9 @@ class ScoredGroup:
     """What the driver knows of a finished group of G answers.
 
     rewards: [G], NaN where unscorable. lengths: [G] tokens of the answers. oldest: [G] weight versions.
-    payload: opaque to the algorithm; trainer ranks get their Group by it.
+    payload: opaque to the algorithm; trainer ranks get their Group by it. baseline: reward of the greedy answer, if
+    one was drawn. It is counted nowhere else, but no answer is younger than what it is compared with, and where it is
+    NaN so are all rewards.
 
     Example: ScoredGroup(0, 17, table, (1.0, 0.0), (9, 14), 31, (3, 3), ("stop", "stop"), ref, 2.1, 0.1)
     """
@@ -113,3 +135,4 @@ class ScoredGroup:
     payload: Any
     rollout_seconds: float
     reward_seconds: float
+    baseline: float | None = None

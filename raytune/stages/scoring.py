@@ -1,5 +1,6 @@
 """A group of answers as reward functions want to see it: texts or messages, and columns; and what they made of it."""
 
+import math
 import time
 from collections.abc import Sequence
 from itertools import groupby
@@ -32,30 +33,45 @@ def score_group(
 
 
 def scored(group: Group, table: RewardTable, *, seconds: float) -> ScoredGroup:
-    """What the driver is told of a group; who has the group's tokens puts the payload there."""
+    """What the driver is told of a group; who has the group's tokens puts the payload there.
+
+    Args: table: of group.drawn, so with the greedy answer last where there is one.
+    """
+    answers, rewards = group.completions, table.combined[: len(group.completions)]
+    baseline = None if group.baseline is None else table.combined[-1]
+    if baseline is not None and math.isnan(baseline):
+        # There is nothing to compare the others with.
+        rewards = (math.nan,) * len(answers)
     return ScoredGroup(
         number=group.prompt.number,
         row=group.prompt.row,
-        table=table,
-        rewards=table.combined,
-        lengths=tuple(len(one.ids) for one in group.completions),
+        table=table.first(len(answers)),
+        rewards=rewards,
+        lengths=tuple(len(one.ids) for one in answers),
         prompt_length=len(group.prompt.ids),
-        oldest=tuple(one.oldest for one in group.completions),
-        finishes=tuple(one.finish for one in group.completions),
+        oldest=_oldest(group),
+        finishes=tuple(one.finish for one in answers),
         payload=None,
         rollout_seconds=group.seconds,
         reward_seconds=seconds,
+        baseline=baseline,
     )
 
 
+def _oldest(group: Group) -> tuple[int, ...]:
+    """Versions that the answers depend on: what an answer is compared with was drawn from one too."""
+    own = tuple(one.oldest for one in group.completions)
+    return own if group.baseline is None else tuple(min(version, group.baseline.oldest) for version in own)
+
+
 def told(group: Group, tokenizer: Decodes) -> tuple[list[Any], dict[str, list[object]]]:
-    """The answers, and the columns beside them, a value an answer.
+    """The answers of group.drawn, and the columns beside them, a value an answer.
 
     Where the row is a conversation (it has `messages`), prompts and answers are lists of messages, as TRL gives them
     for conversational data; else they are texts. Special tokens are left out of both, but not of `texts`, which are
     prompt and answer as the policy's tokens read, as `token_rows` are their ids.
     """
-    prompt, answers = group.prompt, group.completions
+    prompt, answers = group.prompt, group.drawn
     chats = "messages" in prompt.columns
     asked = prompt.columns["messages"] if chats else prompt.columns.get("prompt")
     if asked is None:

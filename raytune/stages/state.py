@@ -7,7 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from raytune.data.batches import Position
-from raytune.engine.checkpoint import write_json
+from raytune.engine.checkpoint import CheckpointStore, write_json
+from raytune.log import get_logger
+
+log = get_logger(__name__)
 
 FILE = "trainer_state.json"
 LogEntry = dict[str, float | int]
@@ -51,6 +54,26 @@ class TrainState:
         self.learner.update(other.learner)
         kept = {"log_history": self.log_history, "learner": self.learner}
         vars(self).update({**vars(other), **kept})
+
+    def take_up(self, checkpoints: CheckpointStore) -> None:
+        """Go on from here in a folder, whose later checkpoints go."""
+        if dropped := checkpoints.drop_after(self.step):
+            log.info("removed the checkpoints of later steps: %s", ", ".join(map(str, dropped)))
+        self.forget_absent(checkpoints)
+
+    def forget_absent(self, checkpoints: CheckpointStore) -> None:
+        """A best checkpoint of another folder, from which the run comes, is not here to be published."""
+        if self.best_step is not None and self.best_step not in checkpoints.steps():
+            self.best_step = self.best_metric = None
+
+    def check_same_rows(self, key: str) -> None:
+        """Take note of the prepared rows, and warn if they are others than before. Args: key: as `data_key`."""
+        if self.data_key not in (None, key):
+            log.warning(
+                "the training rows are prepared differently than before the interruption (data, template, cutoff_len, "
+                "or a newer raytune): the data position may not point at the same rows"
+            )
+        self.data_key = key
 
     def judge(self, metric: float, *, greater: bool) -> None:
         """Compare an evaluation of this step with the best so far. Args: greater: more is better."""

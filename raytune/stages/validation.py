@@ -35,7 +35,6 @@ class Validation:
         self.cfg, self.every = cfg, every
         self._rollouts, self._prompts, self._sampling = rollouts, prompts, sampling
         self._group_size, self._timeout = group_size, timeout
-        self.done_at: int | None = None
 
     def run(self, state: TrainState) -> tuple[dict[str, float], list[ScoredGroup]]:
         """As `validate`; what `state` knows of the best evaluation is brought up to date."""
@@ -47,7 +46,6 @@ class Validation:
         if state.step:
             greater = self.cfg.greater_is_better
             state.judge(numbers[metric], greater=not metric.endswith("loss") if greater is None else greater)
-        self.done_at = state.step
         return {**numbers, "eval_runtime": round(time.monotonic() - begun, 4)}, others
 
     def stops_early(self, state: TrainState) -> bool:

@@ -4,7 +4,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -108,13 +108,18 @@ def forward(model: Any, group: Group, place: int, temperature: float) -> npt.NDA
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 def test_log_probs_are_those_of_transformers(fleet: Fleet, temperature: float) -> None:
-    group = fleet.draw(0, Sampling(temperature=temperature, max_new_tokens=32))
+    group = fleet.draw(0, Sampling(temperature=temperature, max_new_tokens=32, greedy_baseline=True))
     gaps = [
         np.abs(answer.logprobs - forward(fleet.model, group, place, temperature))
         for place, answer in enumerate(group.completions)
     ]
     assert np.mean(gaps) <= 1e-4
-    assert all(answer.finish == "length" and answer.oldest == 0 for answer in group.completions)
+    assert all(answer.finish == "length" and answer.oldest == 0 for answer in group.drawn)
+    assert group.baseline is not None
+    prompt, greedy = group.prompt.ids.tolist(), group.baseline.ids.tolist()
+    with torch.no_grad():
+        best = fleet.model(torch.tensor([[*prompt, *greedy]])).logits[0, len(prompt) - 1 : -1].argmax(-1)
+    assert greedy == best.tolist()
 
 
 def test_answers_depend_on_their_seeds_alone(fleet: Fleet) -> None:
@@ -122,6 +127,8 @@ def test_answers_depend_on_their_seeds_alone(fleet: Fleet) -> None:
     groups = [fleet.draw(3, sampling, replica=replica) for replica in (0, 1)]
     first, second = ([one.ids.tolist() for one in group.completions] for group in groups)
     assert first == second
+    beside = fleet.draw(3, replace(sampling, greedy_baseline=True))
+    assert [one.ids.tolist() for one in beside.completions] == first
     assert len({tuple(ids) for ids in first}) == 4
     assert [one.ids.tolist() for one in fleet.draw(4, sampling).completions] != first
 

@@ -28,9 +28,11 @@ def text_group(
     number: int = 0,
     prompt: str = "<|im_start|>user\nq<|im_end|>\n<|im_start|>assistant\n",
     columns: Mapping[str, Any] | None = None,
+    greedy: str | None = None,
 ) -> Group:
-    """A group whose answers are these texts, each ended by <|im_end|>."""
+    """A group whose answers are these texts, each ended by <|im_end|>. Args: greedy: what they are compared with."""
     ids = [tokenizer(f"{text}<|im_end|>", add_special_tokens=False)["input_ids"] for text in answers]
+    likeliest = () if greedy is None else text_group(tokenizer, [greedy]).completions
     asked = np.array(tokenizer(prompt, add_special_tokens=False)["input_ids"], np.int32)
     prompted = Prompt(number, number, asked, {"prompt": "q"} if columns is None else columns)
-    return Group(prompted, tuple(completion(one) for one in ids), Sampling(), seconds=0.5)
+    return Group(prompted, tuple(completion(one) for one in ids), Sampling(), 0.5, *likeliest)

@@ -49,7 +49,8 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_grpo_takes_three_steps(path, small):
     keys = [*overrides(small), *SMALL, "num_generations=4", "max_new_tokens=8", f"output_dir={small / path.stem}"]
     folder = train(load_config(path, keys)).folder
-    assert_took_three_steps(folder)
+    for line in assert_took_three_steps(folder):
+        assert ("reward_greedy" in line) == (path.stem == "remax")
 
 
 def test_a_reward_model_and_ppo_take_three_steps(small):
@@ -71,9 +72,11 @@ def test_a_reward_model_and_ppo_take_three_steps(small):
     assert_took_three_steps(train(load_config(path, keys)).folder)
 
 
-def assert_took_three_steps(folder: Path) -> None:
+def assert_took_three_steps(folder: Path) -> list[dict[str, float]]:
+    """Returns what the log says of the steps."""
     lines = [json.loads(line) for line in (folder / "trainer_log.jsonl").read_text().splitlines()]
     steps = [line for line in lines if "reward" in line]
     assert [line["current_steps"] for line in steps] == [1, 2, 3]
     assert all(line["mismatch_abs"] < 0.05 for line in steps)
     assert list(folder.glob("*.safetensors"))
+    return steps

@@ -1,5 +1,6 @@
 """A policy group on a real Ray: two ranks read their groups from the object store and learn what one rank learns."""
 
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -9,8 +10,10 @@ import ray
 import torch
 from ray.util.placement_group import placement_group, remove_placement_group
 
+from actors import ranks
 from actors.placement import make_plan
 from actors.policy import PolicyGroup
+from raytune.errors import PolicyLostError, TrainError
 from raytune.losses.kl import KLRule
 from raytune.stages.interfaces import PolicySample
 from raytune.stages.policy_loss import LearnRule
@@ -73,3 +76,29 @@ def test_two_ranks_over_the_object_store_learn_what_one_does(group, tmp_path):
     folder.mkdir()
     group.save(folder, with_state=True)
     assert (folder / "adapter_model.safetensors").is_file()
+
+
+@ray.remote(num_cpus=0)
+def fails(text: str) -> None:
+    raise RuntimeError(text)
+
+
+@ray.remote(num_cpus=0)
+def is_silent() -> None:
+    time.sleep(60)
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ("[gloo/transport/tcp/pair.cc:547] Connection closed by peer [10.0.0.2]:1234", PolicyLostError),
+        ("mat1 and mat2 shapes cannot be multiplied", TrainError),
+    ],
+)
+def test_ranks_that_lost_sight_of_a_silent_one_are_lost_with_it(text, kind, monkeypatch):
+    monkeypatch.setattr(ranks, "_NODE_GRACE", 0.5)
+    silent = is_silent.remote()
+    with pytest.raises(TrainError, match=r"rank 0 stopped during 'update 3'") as caught:
+        ranks.results_of([fails.remote(text), silent], "update 3", timeout=30, lost=PolicyLostError)
+    assert type(caught.value) is kind
+    ray.cancel(silent, force=True)

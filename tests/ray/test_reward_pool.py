@@ -72,9 +72,9 @@ def marks(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def put(marks: Path, *answers: str, number: int = 0) -> Any:
+def put(marks: Path, *answers: str, number: int = 0, greedy: str | None = None) -> Any:
     columns = {"marks": str(marks), "prompt": "q"}
-    return ray.put(text_group(TOKENIZER, answers, number=number, columns=columns))
+    return ray.put(text_group(TOKENIZER, answers, number=number, columns=columns, greedy=greedy))
 
 
 def result(ref: Any) -> ScoredGroup:
@@ -88,9 +88,10 @@ def pids(marks: Path, word: str) -> list[str]:
 
 
 def test_a_group_is_scored_by_every_function(pool: RewardPool, marks: Path) -> None:
-    scored = result(pool.submit(put(marks, "one", "three", number=7)))
+    scored = result(pool.submit(put(marks, "one", "three", number=7, greedy="of them")))
     assert scored.number == 7
     assert scored.rewards == (1.0 + 3, 1.0 + 5)
+    assert scored.baseline == 1.0 + 7
     assert scored.table.means == {"nasty": 1.0, "longer": 4.0}
     assert scored.lengths == (4, 6)
     assert scored.prompt_length == 20
@@ -121,12 +122,13 @@ def test_a_dead_workers_group_is_scored_elsewhere(pool: RewardPool, marks: Path)
 
 def test_a_function_that_hangs_loses_its_group_only(pool: RewardPool, marks: Path) -> None:
     before = pool.counts()
-    bad = put(marks, "hangs", "ok", number=5)
+    bad = put(marks, "hangs", "ok", number=5, greedy="ok")
     hanging = pool.submit(bad)
     others = [pool.submit(put(marks, "ok", number=10 + n)) for n in range(8)]
     assert [result(ref).rewards for ref in others] == [(3.0,)] * 8
     lost = result(hanging)
-    assert all(math.isnan(reward) for reward in lost.rewards)
+    assert lost.baseline is not None
+    assert [math.isnan(reward) for reward in (*lost.rewards, lost.baseline)] == [True] * 3
     assert set(lost.table.errors.values()) == {"scoring took longer than 6 s (2 attempts)"}
     after = pool.counts()
     assert (after.timeouts - before.timeouts, after.lost - before.lost, after.unscorable - before.unscorable) == (

@@ -14,7 +14,7 @@ import pytest
 import ray
 import torch
 from safetensors.torch import save_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, GenerationConfig
 
 from actors.fleet import FleetPolicy, MemberView, State
 from actors.gather import Gatherer
@@ -296,14 +296,24 @@ def forward(model: Any, group: Group, place: int) -> np.ndarray[Any, Any]:
     return logprobs[range(len(answer)), answer].numpy()
 
 
+def likeliest(model: Any, group: Group) -> list[int]:
+    """What transformers' own greedy search says to a group's prompt, in 12 tokens."""
+    ids = torch.tensor([group.prompt.ids.tolist()])
+    free = GenerationConfig(do_sample=False, min_new_tokens=12, max_new_tokens=12, eos_token_id=None, pad_token_id=0)
+    return model.generate(ids, attention_mask=torch.ones_like(ids), generation_config=free)[0, ids.shape[1] :].tolist()
+
+
 def test_transformers_replicas_draw_by_seed_and_take_weights(routed: Any, folder: Path, tmp_path: Path) -> None:
     router, replicas = routed([hf(folder), hf(folder)])
-    sampling = Sampling(max_new_tokens=12, seed=5)
+    sampling = Sampling(max_new_tokens=12, seed=5, greedy_baseline=True)
     one, two = (ray.get(replica.generate.remote(prompts(3)[2], sampling, 4), timeout=DEADLINE) for replica in replicas)
     assert [a.ids.tolist() for a in one.completions] == [b.ids.tolist() for b in two.completions]
     model = AutoModelForCausalLM.from_pretrained(folder)
     for place in range(4):
         np.testing.assert_allclose(one.completions[place].logprobs, forward(model, one, place), atol=1e-4)
+    assert likeliest(model, one) == one.baseline.ids.tolist() == two.baseline.ids.tolist()
+    plain = ray.get(replicas[0].generate.remote(prompts(3)[2], replace(sampling, greedy_baseline=False), 4))
+    assert [a.ids.tolist() for a in one.completions] == [b.ids.tolist() for b in plain.completions]
     other = tiny_model(seed=8)
     save_file({name: value.contiguous() for name, value in other.state_dict().items()}, tmp_path / "w.safetensors")
     update = {"kind": "safetensors", "path": str(tmp_path / "w.safetensors"), "version": 1}
@@ -312,6 +322,9 @@ def test_transformers_replicas_draw_by_seed_and_take_weights(routed: Any, folder
     group = ray.get(router.generate.remote(prompts(1)[0], sampling, 4), timeout=DEADLINE)
     assert {one.versions for one in group.completions} == {(VersionSpan(1, 0, 12),)}
     np.testing.assert_allclose(group.completions[1].logprobs, forward(other, group, 1), atol=1e-4)
+    assert (group.baseline.ids.tolist(), group.baseline.versions) == (likeliest(other, group), (VersionSpan(1, 0, 12),))
+    members = ray.get(router.members.remote(), timeout=DEADLINE)
+    assert (sum(one.load for one in members), sum(one.served for one in members)) == (0, 4 + 1)
 
 
 def test_weights_that_do_not_fit_make_a_replica_stale(routed: Any, folder: Path, tmp_path: Path) -> None:
@@ -338,7 +351,7 @@ def test_an_environment_talks_with_a_transformers_replica(routed: Any, folder: P
     )
     router, _ = routed([hf(folder, environment=f"{file}:Nudge")])
     # Half of the alphabet ends a turn, so that there are several.
-    sampling = Sampling(max_new_tokens=90, stop_ids=tuple(range(0, 259, 4)), seed=3)
+    sampling = Sampling(max_new_tokens=90, stop_ids=tuple(range(0, 259, 4)), seed=3, greedy_baseline=True)
     group: Group = ray.get(router.generate.remote(prompts(1)[0], sampling, 4), timeout=DEADLINE)
     model = AutoModelForCausalLM.from_pretrained(folder)
     assert "environment" in {one.finish for one in group.completions}
@@ -348,3 +361,9 @@ def test_an_environment_talks_with_a_transformers_replica(routed: Any, folder: P
         assert not answer.logprobs[~answer.mask].any()
         if answer.finish == "environment":
             assert (~answer.mask).sum() == 3 * len("go on")
+    greedy = group.baseline
+    assert greedy is not None
+    ids = torch.tensor([[*group.prompt.ids.tolist(), *greedy.ids.tolist()]])
+    with torch.no_grad():
+        best = model(ids).logits[0, len(group.prompt.ids) - 1 : -1].argmax(-1).numpy()
+    assert (greedy.ids == best)[greedy.mask].all()

@@ -75,7 +75,9 @@ def taking_turns_is_synchronous(config: RunConfig) -> Broken | None:
 
 
 def dynamic_sampling_has_groups(config: RunConfig) -> Broken | None:
-    wrong = config.rl.dynamic_sampling and config.rl.num_generations < 2
+    # A single answer may still differ from the greedy one.
+    alone = config.rl.num_generations < 2 and config.policy.advantage != "remax"
+    wrong = config.rl.dynamic_sampling and alone
     what = "dynamic_sampling looks for groups whose answers differ in reward, and num_generations is 1"
     return broken(wrong, what, "dynamic_sampling", "num_generations", fix="Set num_generations to 2 or more.")
 
@@ -156,28 +158,16 @@ def draws_are_the_policys(config: RunConfig) -> Broken | None:
 PLAIN_DRAWS = {"repetition_penalty": 1.0, "length_penalty": 1.0, "num_beams": 1}
 
 
-def replicas_read_their_keys(config: RunConfig) -> Broken | None:
-    """Keys of engines that cannot be had, or that an engine of a run settles itself."""
-    rollout = config.rollout
-    given = [name for name in SETTLED_ENGINE_KEYS if dict(rollout)[name] != type(rollout).model_fields[name].default]
-    what = f"{' and '.join(given)} changes nothing in stage {config.train.stage}"
-    fix = "Leave it out: replicas are vLLM's or transformers', and take adapters of lora_rank."
-    return broken(learns_from_answers(config) and bool(given), what, *given, fix=fix)
+def answers_have_tokens(config: RunConfig) -> Broken | None:
+    wrong = learns_from_answers(config) and config.sampling.max_new_tokens == 0
+    what = "max_new_tokens 0 leaves no token to an answer"
+    return broken(wrong, what, "max_new_tokens", fix="Set max_new_tokens to the longest answer.")
 
-
-SETTLED_ENGINE_KEYS = (
-    "vllm_max_lora_rank",
-    "sglang_maxlen",
-    "sglang_mem_fraction",
-    "sglang_tp_size",
-    "sglang_config",
-    "sglang_lora_backend",
-)
 
 RL_RULES = (
     replicas_compute_the_trained_model,
     draws_are_the_policys,
-    replicas_read_their_keys,
+    answers_have_tokens,
     adapters_travel_alone,
     groups_need_answers,
     grpo_has_no_critic,

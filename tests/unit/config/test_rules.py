@@ -38,6 +38,12 @@ CASES: dict[str, tuple[dict[str, object], dict[str, object]]] = {
         {"weight_sync": "merged"},
     ),
     "replicas_read_their_keys": ({"stage": "grpo", "sglang_maxlen": 100}, {"sglang_maxlen": 4096}),
+    "answers_have_tokens": ({"stage": "grpo", "max_new_tokens": 0}, {"max_new_tokens": 16}),
+    "critics_are_trained": ({"stage": "grpo", "lam": 0.9}, {"lam": 0.95}),
+    "critics_of_their_own_have_a_rate": ({"stage": "ppo", "critic_learning_rate": 1e-5}, {"critic": "own"}),
+    "corrections_are_made": ({"stage": "grpo", "correction_high": 3.0}, {"rollout_correction": "mask"}),
+    "ppo_keys_are_ppos": ({"stage": "grpo", "ppo_score_norm": True}, {"stage": "ppo"}),
+    "rounds_are_of_dynamic_sampling": ({"stage": "grpo", "max_sampling_rounds": 3}, {"dynamic_sampling": True}),
     "replicas_compute_the_trained_model": ({"stage": "grpo", "rope_scaling": "yarn"}, {"rope_scaling": None}),
     "draws_are_the_policys": ({"stage": "ppo", "repetition_penalty": 1.1}, {"repetition_penalty": 1.0}),
     "groups_need_answers": ({"stage": "grpo", "num_generations": 1}, {"num_generations": 4}),
@@ -140,6 +146,10 @@ def test_rule_refuses_and_names_its_keys(name: str) -> None:
     assert "problems" not in str(caught.value), "the case breaks more than its own rule"
     assert any(key in str(caught.value) for key in bad)
     load(**(bad | change))
+
+
+def test_a_single_answer_is_compared_with_the_greedy_one() -> None:
+    load(stage="grpo", advantage="remax", num_generations=1, dynamic_sampling=True)
 
 
 def test_zero_stage_is_read_from_the_file(tmp_path: Path) -> None:

@@ -146,6 +146,10 @@ def test_a_gpu_too_small_for_either_in_its_turn_is_refused(home):
     check_shared_gpu(cfg, sizes, 16 * sizes.num_parameters)
     with pytest.raises(PlacementError, match="a rank needs"):
         check_shared_gpu(cfg, sizes, 16 * sizes.num_parameters - 1)
+    owns = cfg.model_copy(update={"policy": cfg.policy.model_copy(update={"critic": "own"})})
+    check_shared_gpu(owns, sizes, 2 * 16 * sizes.num_parameters)
+    with pytest.raises(PlacementError, match="a rank with its critic needs"):
+        check_shared_gpu(owns, sizes, 2 * 16 * sizes.num_parameters - 1)
 
 
 def test_plan_shows_the_roles_and_refuses_what_a_launch_refuses(home, monkeypatch):

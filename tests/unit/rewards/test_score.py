@@ -81,7 +81,7 @@ def test_what_cannot_be_reached_is_not_asked_sample_by_sample() -> None:
     assert calls == [4]
     assert table.scores == ((None,) * 4,)
     assert table.errors == {"f": "RewardUnavailable: the server is down (http://host)."}
-    assert table.num_unscorable == 4
+    assert all(map(math.isnan, table.combined))
 
 
 @pytest.mark.parametrize(

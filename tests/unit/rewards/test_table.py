@@ -14,7 +14,6 @@ def test_the_reward_is_the_weighted_sum_over_who_scored() -> None:
     # 1 - 0.05; 0.2; 0.25; nobody.
     assert TABLE.combined[:3] == pytest.approx((0.95, 0.2, 0.25))
     assert math.isnan(TABLE.combined[3])
-    assert TABLE.num_unscorable == 1
 
 
 def test_the_sum_is_trls() -> None:
@@ -70,10 +69,18 @@ def test_tables_of_other_functions_are_not_joined() -> None:
 
 def test_samples_that_were_lost() -> None:
     lost = unscorable({"right": 1.0, "short": 0.1}, 2, "the actor died")
-    assert lost.num_unscorable == 2
+    assert list(map(math.isnan, lost.combined)) == [True, True]
     assert lost.errors == {"right": "the actor died", "short": "the actor died"}
     assert join([TABLE, lost]).unscored == {"right": 4, "short": 4}
 
 
 def test_it_crosses_processes() -> None:
     assert pickle.loads(pickle.dumps(TABLE)) == TABLE
+
+
+def test_the_first_samples_alone() -> None:
+    table = RewardTable(("right", "short"), (1.0, 0.1), SCORES, extra={"words": [7, 8, 9, 10]})
+    part = table.first(2)
+    assert part.scores == ((1.0, None), (-0.5, 2.0))
+    assert (part.names, part.weights, part.extra) == (table.names, table.weights, {"words": [7, 8]})
+    assert table.first(4) == table

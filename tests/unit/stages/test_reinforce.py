@@ -259,6 +259,19 @@ def test_a_resume_with_no_step_left_says_so_and_touches_nothing(
     assert again.events == []
 
 
+def test_a_resume_after_the_last_step_makes_up_for_the_validation_that_was_missed(tmp_path: Path) -> None:
+    made, _ = loop(tmp_path, World(), steps=2)
+    assert made.run()
+    for missed, asked in ((True, 1), (False, 0)):
+        state = load_state(tmp_path / "out" / "checkpoint-2") if missed else made.state
+        again = World()
+        made, log = loop(tmp_path, again, steps=2, state=state, evaluation=EvalConfig())
+        assert made.run()
+        assert [event.startswith("submit") for event in again.events].count(True) == asked
+        assert [step for step, _ in evaluated(log)] == [2] * asked
+        assert again.learned == []
+
+
 def evaluated(log: Log) -> list[tuple[float, float]]:
     return [(entry["current_steps"], entry["eval_reward"]) for entry in log.entries if "eval_reward" in entry]
 

@@ -1,6 +1,7 @@
 """What reward functions are shown of a group, and what the driver is told of it."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 from raytune.rewards.base import RewardFunction
@@ -58,3 +59,43 @@ def test_the_driver_is_told_everything_but_the_tokens() -> None:
     assert scored.lengths == (5, 1)
     assert scored.table.scores == ((2.0, None),)
     assert scored.rollout_seconds == 0.5
+
+
+def lengths(completions: list[str], log_extra: Any, **_: Any) -> list[float | None]:
+    """One point a letter; it cannot say of nothing."""
+    log_extra("letters", list(completions))
+    return [float(len(text)) if text else None for text in completions]
+
+
+def test_the_greedy_answer_is_scored_with_the_others_and_told_apart() -> None:
+    seen: list[list[str]] = []
+
+    def watched(completions: list[str], **_: Any) -> list[float]:
+        seen.append(completions)
+        return [1.0 for _ in completions]
+
+    rewards = [RewardFunction("lengths", lengths, weight=0.5), RewardFunction("watched", watched, weight=2.0)]
+    scored = score_group(rewards, text_group(TOKENIZER, ["four", "ab"], greedy="greedy"), TOKENIZER)
+    assert seen == [["four", "ab", "greedy"]]
+    assert scored.baseline == 0.5 * 6 + 2.0
+    assert scored.rewards == (0.5 * 4 + 2.0, 0.5 * 2 + 2.0)
+    assert scored.table.scores == ((4.0, 2.0), (1.0, 1.0))
+    assert scored.table.combined == scored.rewards
+    assert scored.table.extra == {"letters": ["four", "ab"]}
+    assert (scored.lengths, scored.finishes, scored.oldest) == ((5, 3), ("stop", "stop"), (0, 0))
+
+
+def test_without_a_score_of_the_greedy_answer_none_has_one() -> None:
+    group = text_group(TOKENIZER, ["four", "ab"], greedy="")
+    scored = score_group([RewardFunction("lengths", lengths)], group, TOKENIZER)
+    assert scored.baseline is not None
+    assert list(map(math.isnan, (scored.baseline, *scored.rewards))) == [True] * 3
+    # What the function said stays to be seen.
+    assert scored.table.scores == ((4.0, 2.0),)
+
+
+def test_no_answer_is_younger_than_what_it_is_compared_with() -> None:
+    old, new, greedy = (completion([7, 8], version=version) for version in (2, 5, 3))
+    group = replace(text_group(TOKENIZER, []), completions=(old, new), baseline=greedy)
+    scored = score_group([RewardFunction("lengths", lengths)], group, TOKENIZER)
+    assert scored.oldest == (2, 3)

@@ -1,0 +1,117 @@
+"""From scores to samples where the greedy answer is what others are compared with, against numbers worked by hand."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pytest
+
+from raytune.losses.estimate import EstimatorRule
+from raytune.losses.kl import KLRule
+from raytune.rewards.table import RewardTable
+from raytune.stages import ppo
+from raytune.stages.experience import teaches, token_experience
+from raytune.stages.group_numbers import describe
+from raytune.stages.interfaces import PolicyResult, PolicySample, TokenNumbers
+from raytune.stages.samples import ScoredGroup
+
+NAN = math.nan
+LOGPROBS = np.array([-1.0, -2.0, -1.0], np.float32)
+REFERENCE = np.array([-1.5, -2.0, -2.0], np.float32)
+"""k1 of the three tokens: 0.5, 0 and 1."""
+REMAX = EstimatorRule("remax")
+
+
+def group(number: int, *rewards: float, greedy: float | None) -> ScoredGroup:
+    """Answers of three tokens, the second of which an environment put in."""
+    size = len(rewards)
+    table = RewardTable(("right",), (1.0,), (tuple(None if math.isnan(one) else one for one in rewards),))
+    lengths, versions, finishes = (3,) * size, (4,) * size, ("stop",) * size
+    return ScoredGroup(number, 0, table, rewards, lengths, 2, versions, finishes, number, 0.1, 0.1, greedy)
+
+
+class Policy:
+    """Says the same of every answer."""
+
+    def values(self, samples: Sequence[PolicySample]) -> list[TokenNumbers]:
+        mask = np.array([True, False, True])
+        return [TokenNumbers(LOGPROBS, mask, REFERENCE, None) for _ in samples]
+
+    def update(self, step: int, samples: Sequence[PolicySample]) -> PolicyResult:
+        raise AssertionError("nothing is learned here")
+
+    def save(self, folder: object, *, with_state: bool) -> None:
+        raise AssertionError("nothing is saved here")
+
+
+def advantages(groups: Sequence[ScoredGroup], rule: EstimatorRule = REMAX) -> dict[tuple[int, int], list[float]]:
+    made = token_experience(groups, rule, kl=KLRule(estimator="k1"), numbers_of=Policy().values)
+    return {(one.payload, one.place): np.asarray(one.advantage).tolist() for one in made.samples}
+
+
+def test_each_answer_is_compared_with_the_greedy_one_of_its_prompt() -> None:
+    found = advantages([group(0, 1.0, 0.25, greedy=0.5), group(1, 0.0, greedy=0.75)])
+    assert found == {(0, 0): [0.5, 0.0, 0.5], (0, 1): [-0.25, 0.0, -0.25], (1, 0): [-0.75, 0.0, -0.75]}
+
+
+def test_a_divergence_is_taken_off_what_is_still_to_come_and_not_off_the_greedy_answer() -> None:
+    # Of what is drawn: 1 - 0.1 * (0.5 + 1) - 0.5, then 1 - 0.1 * 1 - 0.5.
+    found = advantages([group(0, 1.0, greedy=0.5)], EstimatorRule("remax", kl_coef=0.1))
+    assert found[0, 0] == pytest.approx([0.35, 0.0, 0.4])
+
+
+def test_answers_without_a_score_are_left_out() -> None:
+    found = advantages([group(0, NAN, 1.0, greedy=0.0), group(1, NAN, NAN, greedy=NAN), group(2, 1.0, greedy=0.5)])
+    assert found == {(0, 1): [1.0, 0.0, 1.0], (2, 0): [0.5, 0.0, 0.5]}
+
+
+def test_a_group_without_a_greedy_answer_is_not_compared() -> None:
+    with pytest.raises(ValueError, match="a group has none"):
+        advantages([group(0, 1.0, greedy=0.0), group(1, 1.0, greedy=None)])
+
+
+@pytest.mark.parametrize("keys", [{"score_norm": True}, {"whiten": True}, {"score_norm": True, "whiten": True}])
+def test_rewards_on_another_scale_take_the_greedy_answers_with_them(keys: Mapping[str, bool]) -> None:
+    rule = ppo.PPORule(REMAX, target=None, **keys)
+    made = ppo.build_experience(Policy(), rule, kl=KLRule(), memory={})([group(0, 1.0, 0.0, greedy=0.25)])
+    spread = np.std([1.0, 0.0], ddof=1)
+    found = [np.asarray(one.advantage)[[0, 2]].tolist() for one in made.samples]
+    assert found[0] == pytest.approx([0.75 / spread] * 2, rel=1e-5)
+    assert found[1] == pytest.approx([-0.25 / spread] * 2, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("rewards", "greedy", "expected"),
+    [
+        ((1.0, 1.0), 1.0, False),
+        ((1.0, 1.0), 0.0, True),
+        ((1.0, 0.0), 0.0, True),
+        ((0.0,), 1.0, True),
+        ((1.0,), 1.0, False),
+        ((1.0, NAN), 1.0, False),
+        ((NAN, NAN), NAN, False),
+        ((1.0, 1.0), None, False),
+    ],
+)
+def test_a_group_teaches_if_one_answer_differs_from_the_greedy_one(
+    rewards: tuple[float, ...], greedy: float | None, expected: bool
+) -> None:
+    one = group(0, *rewards, greedy=greedy)
+    assert teaches(one, REMAX) is expected
+    if greedy is not None:
+        # What dynamic sampling keeps is what has an advantage.
+        assert any(any(each) for each in advantages([one]).values()) is expected
+
+
+def test_the_log_has_the_greedy_answers_apart_from_the_others() -> None:
+    numbers = describe([group(0, 1.0, 0.0, greedy=0.75), group(1, 1.0, 1.0, greedy=0.25)], version=4)
+    assert (numbers["reward"], numbers["reward_right"], numbers["reward_greedy"]) == (0.75, 0.75, 0.5)
+    assert numbers["completion_length"] == 3.0
+    unknown = describe([group(0, NAN, NAN, greedy=NAN), group(1, 1.0, 0.0, greedy=0.25)], version=4)
+    assert (unknown["reward"], unknown["reward_greedy"], unknown["unscorable"]) == (0.5, 0.25, 2.0)
+    assert "reward_greedy" not in describe([group(0, 1.0, 0.0, greedy=None)], version=4)
+
+
+def test_groups_are_alike_that_differ_from_their_greedy_answer_neither() -> None:
+    groups = [group(0, 1.0, greedy=1.0), group(1, 1.0, greedy=0.0), group(2, 0.0, 0.0, greedy=0.0)]
+    assert describe(groups, version=4)["groups_alike"] == 2.0
