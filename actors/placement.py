@@ -210,6 +210,8 @@ def check_memory(plan: Plan, needs: Mapping[str, float], nodes: Sequence[NodeSha
 
 
 def _does_not_fit(plan: Plan, bundle: Bundle, nodes: Sequence[NodeShape]) -> PlacementError:
+    if bundle.role == "rollout" and (lacks := _largest_lacks(bundle, nodes)) is not None:
+        return lacks
     kind = "GPU" if plan.gpus > sum(node.gpus for node in nodes) or bundle.gpus > 0 else "CPU"
     need = plan.gpus if kind == "GPU" else plan.cpus
     parts = ", ".join(f"{node.name} {_show(node.gpus if kind == 'GPU' else node.cpus)}" for node in nodes)
@@ -221,6 +223,21 @@ def _does_not_fit(plan: Plan, bundle: Bundle, nodes: Sequence[NodeShape]) -> Pla
     fits = math.floor(ranks * have / need) if need else ranks
     advice = f"Set num_workers: {fits} or add a node." if 0 < fits < ranks else "Add a node or lower cpus_per_worker."
     return PlacementError(what, fix=advice)
+
+
+def _largest_lacks(bundle: Bundle, nodes: Sequence[NodeShape]) -> PlacementError | None:
+    """A rollout replica that is larger than every node, were it empty; its workers are processes of one."""
+    for kind, wanted, held in (
+        ("GPU", bundle.gpus, max((node.gpus for node in nodes), default=0.0)),
+        ("CPU", bundle.cpus, max((node.cpus for node in nodes), default=0.0)),
+    ):
+        if wanted > held:
+            return PlacementError(
+                f"a rollout replica, whose workers are on one node, needs {_show(wanted)} {kind}s, and the largest "
+                f"node has {_show(held)}",
+                fix=f"Lower {'rollout_cpus or ' if kind == 'CPU' else ''}rollout_tp_size, or add such a node.",
+            )
+    return None
 
 
 def ranks_of(plan: Plan) -> Counter[str]:

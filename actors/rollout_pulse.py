@@ -1,7 +1,12 @@
-"""Whether a vLLM engine lives: it answers, or it computes. A frozen one does neither."""
+"""Whether a vLLM engine lives: it answers, or it computes. A frozen one does neither.
+
+Workers that share a model wait for each other, spinning: beside a dead or frozen one they look busy, so each of them
+must compute. While they wait for a frozen core they do not: only their idle threads poll.
+"""
 
 import asyncio
 import time
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import psutil
@@ -19,6 +24,10 @@ _PATIENCE = 0.2
 # In which a core that computes has used some processor time; one that is crowded out may need a second such look.
 _LOOK = 0.8
 _LOOKS = 2
+# Seconds of a look that the idle threads of a worker may use; threads that compute or spin use all of it.
+_POLLING = 0.05
+# In the titles that vLLM gives its processes.
+_WORKER = "VLLM::Worker"
 
 
 class Pulse:
@@ -32,6 +41,7 @@ class Pulse:
         self._question: asyncio.Task[str] | None = None
         self._answered = time.monotonic()
         self._idle = 0
+        self._workers: frozenset[int] = frozenset()
 
     async def version(self) -> str | None:
         """The version, or None if the core is at work and has not answered yet.
@@ -40,12 +50,13 @@ class Pulse:
         """
         if self._engine is None:
             raise ReplicaLostError("the replica has no engine yet")
+        self._count_workers()
         if self._question is None:
             self._question = asyncio.create_task(self._engine.get_weight_version())
         # A question that is open stays open; a second one would only wait behind it.
         question = self._question
         await asyncio.wait({question}, timeout=_PATIENCE)
-        before = 0.0
+        before: Mapping[int, tuple[float, float]] = {}
         if not question.done():
             before = processor_seconds()
             await asyncio.wait({question}, timeout=_LOOK)
@@ -53,11 +64,18 @@ class Pulse:
             self._question = None if self._question is question else self._question
             self._answered, self._idle = time.monotonic(), 0
             return question.result()
-        self._idle = 0 if processor_seconds() > before else self._idle + 1
+        self._idle = 0 if _all_worked(before, processor_seconds()) else self._idle + 1
         silent = time.monotonic() - self._answered
         if self._idle >= _LOOKS or silent > self._busy:
             raise ReplicaLostError(f"the engine has not answered for {silent:.0f} s")
         return None
+
+    def _count_workers(self) -> None:
+        """vLLM tells of a dead worker only when it has given up the others, which takes it ten seconds."""
+        found = frozenset(processor_seconds())
+        if not self._workers <= found:
+            raise ReplicaLostError("a process of the engine has ended")
+        self._workers = found
 
 
 def engine_processes() -> list[psutil.Process]:
@@ -65,9 +83,14 @@ def engine_processes() -> list[psutil.Process]:
     return [process for process in psutil.Process().children(recursive=True) if "VLLM" in _title(process)]
 
 
-def processor_seconds() -> float:
-    """Processor time that the engine's processes have used so far."""
-    return sum(_seconds(process) for process in engine_processes())
+def processor_seconds() -> dict[int, tuple[float, float]]:
+    """Processor time so far, of the main thread and of all, of each process that computes, by its id.
+
+    These are the workers, or the core that is its own.
+    """
+    found = engine_processes()
+    workers = [process for process in found if _WORKER in _title(process)]
+    return {process.pid: _seconds(process) for process in workers or found}
 
 
 def kill(process: psutil.Process) -> None:
@@ -77,6 +100,14 @@ def kill(process: psutil.Process) -> None:
         log.debug("process %s of the engine has ended", process.pid)
 
 
+def _all_worked(before: Mapping[int, tuple[float, float]], after: Mapping[int, tuple[float, float]]) -> bool:
+    return bool(before) and all(_worked(spent, after.get(pid, spent)) for pid, spent in before.items())
+
+
+def _worked(before: tuple[float, float], after: tuple[float, float]) -> bool:
+    return after[0] > before[0] or after[1] > before[1] + _POLLING
+
+
 def _title(process: psutil.Process) -> str:
     try:
         return " ".join(process.cmdline())
@@ -84,9 +115,9 @@ def _title(process: psutil.Process) -> str:
         return ""
 
 
-def _seconds(process: psutil.Process) -> float:
+def _seconds(process: psutil.Process) -> tuple[float, float]:
     try:
-        times = process.cpu_times()
+        threads = {one.id: one.user_time + one.system_time for one in process.threads()}
     except psutil.Error:
-        return 0.0
-    return times.user + times.system
+        return 0.0, 0.0
+    return threads.get(process.pid, 0.0), sum(threads.values())

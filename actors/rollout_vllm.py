@@ -15,6 +15,8 @@ import ray
 
 from actors.rollout_pulse import Pulse, engine_processes, kill
 from actors.rollout_replica import CONTROL, Health, Replica, ReplicaSettings, Translated
+from actors.vllm_memory import give_up_names
+from actors.vllm_plugin import BACKEND
 from raytune.errors import ConfigError, ReplicaLostError, RolloutError
 from raytune.stages.samples import Completion, Finish, Sampling, VersionSpan
 
@@ -54,6 +56,7 @@ class VllmReplica(Replica):
         self._engine: AsyncLLM | None = None
         self._weights: EngineWeights | None = None
         self._adapters: dict[str, int] = {}
+        self._in_step = True
         self._numbers = itertools.count()
         self._pulse: Pulse = Pulse(None, settings.busy_deadline)
 
@@ -79,9 +82,11 @@ class VllmReplica(Replica):
         check_arguments(arguments, AsyncEngineArgs.__dataclass_fields__)
         with Translated("vLLM cannot start"):
             engine = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
+            if self.settings.workers > 1:
+                give_up_names(engine_processes())
         self._weights = EngineWeights(engine, deadline=self.settings.update_deadline)
         self._pulse = Pulse(engine, self.settings.busy_deadline)
-        self._engine, self._adapters, self._stale = engine, {}, False
+        self._engine, self._adapters, self._stale, self._in_step = engine, {}, False, True
 
     def _close(self) -> None:
         """End the engine. Its processes are killed first: a frozen one would keep the shutdown waiting."""
@@ -192,6 +197,8 @@ class VllmReplica(Replica):
     def _parts(self) -> "tuple[AsyncLLM, EngineWeights]":
         if self._engine is None or self._weights is None:
             raise ReplicaLostError("the replica has no engine yet")
+        if not self._in_step:
+            raise ReplicaLostError("a worker of the engine failed, and those beside it are out of step")
         return self._engine, self._weights
 
     async def _control(self, work: Coroutine[Any, Any, T], what: str) -> T:
@@ -199,8 +206,14 @@ class VllmReplica(Replica):
         return await self._home.run(guarded, deadline=self.settings.control_deadline, what=what)
 
     async def _guarded(self, work: Coroutine[Any, Any, T], what: str) -> T:
-        with self._translated(what):
-            return await work
+        try:
+            with self._translated(what):
+                return await work
+        except RolloutError as error:
+            # vLLM reads the workers' answers up to the first that failed; the others' would be taken for later ones.
+            if self.settings.workers > 1 and error.__cause__ is not None:
+                self._in_step = False
+            raise
 
     def _translated(self, what: str) -> Translated:
         from vllm.v1.engine.exceptions import EngineDeadError
@@ -210,8 +223,6 @@ class VllmReplica(Replica):
 
 def engine_arguments(settings: ReplicaSettings, *, gpu: bool) -> dict[str, Any]:
     """AsyncEngineArgs of a replica; the user's own win over ours."""
-    from vllm.config.weight_transfer import WeightTransferConfig
-
     arguments: dict[str, Any] = {
         "model": settings.model,
         "dtype": settings.dtype,
@@ -224,20 +235,23 @@ def engine_arguments(settings: ReplicaSettings, *, gpu: bool) -> dict[str, Any]:
         "disable_log_stats": True,
         # After temperature and truncation: what the tokens were really drawn from.
         "logprobs_mode": "processed_logprobs",
+        "weight_transfer_config": {"backend": BACKEND},
     }
     if gpu:
         arguments["gpu_memory_utilization"] = settings.gpu_memory
         arguments["enable_sleep_mode"] = settings.sleeps
     else:
-        arguments["kv_cache_memory_bytes"] = int(settings.cache_gib * _GIB)
+        # Of each worker, which has its part of the heads.
+        arguments["kv_cache_memory_bytes"] = int(settings.cache_gib * _GIB / settings.workers)
         # Whole prompts only: in the middle of one vLLM turns a request's generator back, which a CPU's cannot do.
         arguments |= {
             "enable_chunked_prefill": False,
             "max_num_batched_tokens": max(settings.max_length, _CPU_TOKENS),
             "block_size": _CPU_BLOCK,
         }
-    if settings.transfer:
-        arguments["weight_transfer_config"] = WeightTransferConfig(backend=settings.transfer)
+    if settings.workers > 1:
+        # Processes below the engine's core, in this replica's bundle: by itself vLLM would ask Ray for actors.
+        arguments |= {"tensor_parallel_size": settings.workers, "distributed_executor_backend": "mp"}
     if settings.adapter_rank:
         # Two, for answers that were begun with the adapter before.
         arguments |= {"enable_lora": True, "max_loras": 2, "max_cpu_loras": 4, "max_lora_rank": settings.adapter_rank}

@@ -1,8 +1,8 @@
 """vLLM's side of a weight update on a CPU: mapped files in, layerwise reload, one worker of an engine.
 
-It runs inside vLLM's worker process. On an x86 CPU vLLM packs linear weights and drops the originals, so only a
-layerwise reload can replace them (docs of vllm.model_executor.model_loader.reload); it also serves GPU workers of the
-same node, which then copy from host memory.
+It runs inside vLLM's worker process; workers that share a model map the same file and keep their parts of each tensor.
+On an x86 CPU vLLM packs linear weights and drops the originals, so only a layerwise reload can replace them (docs of
+vllm.model_executor.model_loader.reload); it also serves GPU workers of the same node, which then copy from host memory.
 """
 
 from dataclasses import asdict, dataclass, field

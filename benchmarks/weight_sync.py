@@ -144,7 +144,6 @@ def started_replica(model: str, threads: int, *, lora: bool) -> Any:
         max_length=512,
         eager=True,
         adapter_rank=8 if lora else 0,
-        transfer="raytune_flat",
         threads=threads,
         engine_args={"worker_extension_cls": "benchmarks.weight_sync.OneByOne"},
     )

@@ -7,6 +7,7 @@ from actors.cluster import connected, local_node, named_cluster
 from actors.placement import NodeShape, Plan, homes
 from actors.scheduler import nodes
 from raytune.config.checks.reinforcement import learns_from_answers
+from raytune.config.generation import GenerationConfig
 from raytune.config.load import Resolved
 from raytune.config.paths import absolute_paths
 from raytune.config.rules import check_built, check_verb
@@ -52,11 +53,15 @@ def _answer_lines(cfg: RunConfig, plan: Plan, sizes: Sizes, shapes: Sequence[Nod
     cache = f"{cfg.rollout.vllm_gpu_util:g} of a GPU" if plan.gpus else _gib(drawn.kv_cache_gb * 2**30)
     lines = [
         f"placement  {'colocated: ranks and rollout replicas take turns' if plan.colocated else 'disaggregated'}",
-        f"rollouts   {drawn.num_rollouts} x {launch_rl.backend_of(drawn)}, {launch_rl.window_of(cfg)} tokens of prompt "
-        f"and answer, {drawn.max_num_seqs} answers at once",
+        f"rollouts   {drawn.num_rollouts} x {launch_rl.backend_of(drawn)}{_workers(drawn)}, "
+        f"{launch_rl.window_of(cfg)} tokens of prompt and answer, {drawn.max_num_seqs} answers at once",
         f"replica    weights {_gib(weights)}, keys and values {cache}",
     ]
     return [*lines, f"note       {plan.note}"] if plan.note else lines
+
+
+def _workers(drawn: GenerationConfig) -> str:
+    return f" of {drawn.rollout_tp_size} workers" if drawn.rollout_tp_size > 1 else ""
 
 
 def _nodes(cfg: RunConfig) -> tuple[list[NodeShape], bool]:

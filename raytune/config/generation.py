@@ -12,10 +12,10 @@ class GenerationConfig(Group):
     """Library that draws answers in training; auto is vLLM where it is installed, else transformers (hf)."""
     num_rollouts: int = Field(1, ge=1)
     """Replicas that draw answers."""
-    rollout_tp_size: Annotated[int, NotBuilt()] = Field(1, ge=1)
-    """GPUs that share the model of one replica."""
+    rollout_tp_size: int = Field(1, ge=1)
+    """Workers that share the model of one replica (vLLM's tensor parallel): GPUs of one node, or processes on a CPU."""
     rollout_cpus: float = Field(1, gt=0)
-    """CPUs of a replica, which are also its threads; a colocated one computes with those of its rank."""
+    """CPUs of each worker of a replica, which are also its threads; a colocated one computes with those of its rank."""
     rollout_dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Type the replicas compute in; auto is the trainer's."""
     rollout_timeout: float = Field(600, gt=0)

@@ -21,7 +21,7 @@ def plan_answers(cfg: RunConfig, shapes: Sequence[NodeShape], *, run: str, gpus:
             return _apart(cfg, shapes, run=run, gpus=gpus)
     apart = _apart(cfg, shapes, run=run, gpus=gpus)
     lacks = None if grows or not shapes else _lacking(apart, shapes)
-    if lacks is None or cfg.generation.max_staleness > 0 or gpus > 1:
+    if lacks is None or cfg.generation.max_staleness > 0 or max(gpus, cfg.generation.rollout_tp_size) > 1:
         return apart
     together = _together(cfg, shapes, run=run, gpus=gpus)
     if _lacking(together, shapes) is not None:
@@ -30,11 +30,14 @@ def plan_answers(cfg: RunConfig, shapes: Sequence[NodeShape], *, run: str, gpus:
 
 
 def _apart(cfg: RunConfig, shapes: Sequence[NodeShape], *, run: str, gpus: float) -> Plan:
-    """A bundle for every actor. Where they do not fit, ranks are counted by the CPU that each needs at least."""
+    """A bundle for every actor, a replica's for all of its workers: they are processes of one node.
+
+    Where bundles do not fit, ranks are counted by the CPU that each needs at least.
+    """
     cluster = cfg.cluster
     size = 1.0 if gpus else 0.0
-    cpus, count = cfg.generation.rollout_cpus, cfg.generation.num_rollouts
-    replicas = [Bundle("rollout", rank, cpus, size) for rank in range(count)]
+    workers, count = cfg.generation.rollout_tp_size, cfg.generation.num_rollouts
+    replicas = [Bundle("rollout", rank, cfg.generation.rollout_cpus * workers, size * workers) for rank in range(count)]
     others = [*replicas, *_reward_workers(cfg), *_reward_model(cfg, size)]
     critics = cluster.num_workers if _has_critic(cfg) else 0
     share = share_of_cpus(room_beside(shapes, others), num_ranks=cluster.num_workers + critics, gpus_per_rank=gpus)
@@ -56,6 +59,12 @@ def _together(cfg: RunConfig, shapes: Sequence[NodeShape], *, run: str, gpus: fl
     if gpus > 1:
         raise ConfigError(
             f"colocated ranks and replicas share a GPU, and gpus_per_worker is {gpus:g}", fix="Set gpus_per_worker: 1."
+        )
+    if cfg.generation.rollout_tp_size > 1:
+        raise ConfigError(
+            "a colocated replica takes turns with one rank in that rank's bundle, and rollout_tp_size "
+            f"{cfg.generation.rollout_tp_size} wants several ranks' devices",
+            fix="Set rollout_tp_size: 1, or placement: disaggregated.",
         )
     ranks, replicas = cfg.cluster.num_workers, cfg.generation.num_rollouts
     judge = _reward_model(cfg, 1.0 if gpus else 0.0)

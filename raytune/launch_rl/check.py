@@ -8,7 +8,8 @@ from actors.vllm_arguments import known_arguments
 from raytune.config.run import RunConfig
 from raytune.errors import ConfigError
 from raytune.launch_rl.backend import backend_of
-from raytune.launch_rl.window import window_of
+from raytune.launch_rl.window import model_folder, window_of
+from raytune.launch_rl.workers import check_workers
 from raytune.log import get_logger
 from raytune.rewards.base import RewardUnavailable
 from raytune.rewards.load import load_rewards
@@ -24,6 +25,7 @@ def check(cfg: RunConfig) -> None:
         _check_engine_arguments(cfg)
     elif cfg.generation.rollout_backend == "auto":
         log.info("vLLM is not installed: answers are drawn by transformers, which is slower (rollout_backend: hf)")
+    check_workers(cfg.generation.rollout_tp_size, model_folder(cfg), backend)
     window = window_of(cfg)
     wanted = cfg.data.cutoff_len + cfg.sampling.max_new_tokens
     if window < wanted:
@@ -60,6 +62,7 @@ _OURS = {
     "dtype": "Set rollout_dtype.",
     "max_model_len": "Set vllm_maxlen.",
     "tensor_parallel_size": "Set rollout_tp_size.",
+    "distributed_executor_backend": "Leave it out: the workers of a replica are processes of its own.",
     "pipeline_parallel_size": "Leave it out: a replica is one node's.",
     "logprobs_mode": "Leave it out: the trainer compares its log-probs with those of what was really drawn from.",
     "weight_transfer_config": "Leave it out: the trainer's weights come that way.",

@@ -65,6 +65,7 @@ def _settings(cfg: RunConfig, plan: Plan, *, threads: int) -> ReplicaSettings:
         adapter_rank=adapter_rank(cfg, plan),
         eager=cfg.rollout.vllm_enforce_eager,
         gpu_memory=cfg.rollout.vllm_gpu_util,
+        workers=cfg.generation.rollout_tp_size,
         cache_gib=cfg.generation.kv_cache_gb,
         threads=max(threads, 1),
         sleeps=plan.colocated,

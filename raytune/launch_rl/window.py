@@ -34,9 +34,14 @@ def window_of(cfg: RunConfig) -> int:
     return window
 
 
-@cache
 def positions(folder: str) -> int | None:
     """Tokens that the model in `folder` was made for, None where its configuration does not say."""
+    return number_in_config(folder, _NAMES)
+
+
+@cache
+def number_in_config(folder: str, names: tuple[str, ...]) -> int | None:
+    """A number of the model in `folder`, under whichever of `names` its configuration has it, else None."""
     config = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))
     parts = (config, config.get("text_config") or {})
-    return next((int(part[name]) for part in parts for name in _NAMES if part.get(name)), None)
+    return next((int(part[name]) for part in parts for name in names if part.get(name)), None)

@@ -21,6 +21,7 @@ from actors.rollout_vllm import VllmReplica, vllm_env
 from actors.sleepers import ReplicaSleepers
 from actors.weights import WeightPublisher
 from actors.weights_messages import WeightSettings
+from raytune.errors import ReplicaLostError, RolloutError
 from raytune.models.adapter_file import gather_adapter, write_adapter
 from raytune.stages.samples import Group, Prompt, Sampling
 from tests.helpers.tiny import tiny_model, tiny_model_folder, tiny_tokenizer
@@ -87,6 +88,15 @@ def fleet(start: Callable[..., Any]) -> Iterator[Fleet]:
     yield Fleet(router, replicas, time.monotonic() - started, tiny_model())
     ray.kill(router)
     end(replicas)
+
+
+@pytest.fixture(scope="module")
+def shared(start: Callable[..., Any]) -> Iterator[Any]:
+    """A replica whose two workers share the model, built for adapters too."""
+    replica = start(workers=2, adapter_rank=8)
+    ray.get(replica.build.remote(), timeout=DEADLINE)
+    yield replica
+    end([replica])
 
 
 def forward(model: Any, group: Group, place: int, temperature: float) -> npt.NDArray[np.float32]:
@@ -184,6 +194,36 @@ def gap(model: Any, group: Group) -> float:
     return float(np.mean([np.abs(one.logprobs - forward(model, group, place, 1.0)) for place, one in pairs]))
 
 
+def test_workers_that_share_a_model_draw_as_one_does_before_and_after_updates(fleet: Fleet, shared: Any) -> None:
+    """Two workers, each with a head, against the engine that has both, and against transformers."""
+    rank: Any = ray.remote(TinyRank).remote(seed=5)
+    sampling = Sampling(max_new_tokens=24, seed=11)
+    whole = fleet.draw(6, sampling, replica=0)
+
+    def draw() -> Group:
+        return ray.get(shared.generate.remote(whole.prompt, sampling, 4), timeout=DEADLINE)
+
+    def as_one(group: Group, version: int) -> None:
+        for ours, one in zip(group.completions, whole.completions, strict=True):
+            assert ours.ids.tolist() == one.ids.tolist()
+            np.testing.assert_allclose(ours.logprobs, one.logprobs, atol=1e-4)
+            assert {span.version for span in ours.versions} == {version}
+
+    assert len(ray.get(shared.core_pids.remote(), timeout=DEADLINE)) == 3
+    as_one(draw(), 0)
+    publisher = WeightPublisher([rank], [shared], WeightSettings("shared-test", dtype="float32", kind="merged"))
+    try:
+        publisher.publish(1)
+        assert gap(tiny_model(seed=5), draw()) <= 1e-4
+        ray.get(rank.set_seed.remote(0), timeout=DEADLINE)
+        publisher.publish(2)
+        as_one(draw(), 2)
+        assert ray.get(shared.health.remote(), timeout=DEADLINE) == Health(2, False, False, 0)
+    finally:
+        publisher.close()
+        ray.kill(rank)
+
+
 def test_a_lost_core_comes_back_with_the_newest_weights(fleet: Fleet) -> None:
     rank: Any = ray.remote(TinyRank).remote(seed=5)
     settings = WeightSettings("rollout-test", dtype="float32", kind="merged")
@@ -206,24 +246,24 @@ def test_a_lost_core_comes_back_with_the_newest_weights(fleet: Fleet) -> None:
         ray.kill(rank)
 
 
-def test_new_answers_take_the_newest_adapter_and_running_ones_keep_theirs(
-    start: Callable[..., Any], tmp_path: Path
-) -> None:
-    replica = start(adapter_rank=8)
-    try:
-        ray.get(replica.build.remote(), timeout=DEADLINE)
-        models = {version: with_lora(tiny_model(), seed=version) for version in (2, 3)}
-        for version, model in models.items():
-            write_adapter(model, gather_adapter(model, keep=True), tmp_path / f"v{version}", dtype=None)
-        prompt = Prompt(0, 0, np.array([1, 40, 41, 42], np.int32))
-        ray.get(replica.add_adapter.remote(str(tmp_path / "v2"), 2), timeout=DEADLINE)
-        running = replica.generate.remote(prompt, Sampling(max_new_tokens=240), 4)
-        assert not ray.wait([running], timeout=0.3)[0]
-        ray.get(replica.add_adapter.remote(str(tmp_path / "v3"), 3), timeout=DEADLINE)
-        later = ray.get(replica.generate.remote(prompt, Sampling(max_new_tokens=16), 4), timeout=DEADLINE)
-        for group, version in ((ray.get(running, timeout=DEADLINE), 2), (later, 3)):
-            assert {span.version for one in group.completions for span in one.versions} == {version}
-            assert gap(models[version], group) <= 1e-4
-        assert ray.get(replica.version.remote(), timeout=DEADLINE) == 3
-    finally:
-        end([replica])
+def test_new_answers_take_the_newest_adapter_and_running_ones_keep_theirs(shared: Any, tmp_path: Path) -> None:
+    models = {version: with_lora(tiny_model(), seed=version) for version in (3, 4)}
+    for version, model in models.items():
+        write_adapter(model, gather_adapter(model, keep=True), tmp_path / f"v{version}", dtype=None)
+    prompt = Prompt(0, 0, np.array([1, 40, 41, 42], np.int32))
+    ray.get(shared.add_adapter.remote(str(tmp_path / "v3"), 3), timeout=DEADLINE)
+    running = shared.generate.remote(prompt, Sampling(max_new_tokens=240), 4)
+    assert not ray.wait([running], timeout=0.3)[0]
+    ray.get(shared.add_adapter.remote(str(tmp_path / "v4"), 4), timeout=DEADLINE)
+    later = ray.get(shared.generate.remote(prompt, Sampling(max_new_tokens=16), 4), timeout=DEADLINE)
+    for group, version in ((ray.get(running, timeout=DEADLINE), 3), (later, 4)):
+        assert {span.version for one in group.completions for span in one.versions} == {version}
+        assert gap(models[version], group) <= 1e-4
+    assert ray.get(shared.version.remote(), timeout=DEADLINE) == 4
+
+
+def test_an_engine_with_a_worker_that_failed_is_given_up(shared: Any) -> None:
+    with pytest.raises(RolloutError, match="is missing"):
+        ray.get(shared.init_transfer.remote({"entries": [["lm_head.weight", "float32", [3, 64]]]}), timeout=DEADLINE)
+    with pytest.raises(ReplicaLostError, match="out of step"):
+        ray.get(shared.health.remote(), timeout=DEADLINE)

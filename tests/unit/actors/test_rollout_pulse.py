@@ -24,12 +24,17 @@ class Core:
 
 @pytest.fixture
 def work(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
-    """Processor time that the core uses between two looks; short looks."""
-    used = {"now": 0.0, "more": 0.0}
+    """Processor time that the core, or each of two workers, uses between two looks; short looks."""
+    used = {"more": 0.0, "more of another": 0.0, "polling": 0.0, "workers": 1}
+    spent = {1: 0.0, 2: 0.0}
+    polled = 0.0
 
-    def look() -> float:
-        used["now"] += used["more"]
-        return used["now"]
+    def look() -> dict[int, tuple[float, float]]:
+        nonlocal polled
+        spent[1] += used["more"]
+        spent[2] += used["more of another"]
+        polled += used["polling"]
+        return {pid: (spent[pid], spent[pid] + polled) for pid in range(1, int(used["workers"]) + 1)}
 
     monkeypatch.setattr(rollout_pulse, "processor_seconds", look)
     monkeypatch.setattr(rollout_pulse, "_PATIENCE", 0.01)
@@ -63,6 +68,32 @@ def test_a_frozen_core_is_lost_at_the_second_look(work: dict[str, float]) -> Non
         pulse = pulse_of(Core(60.0))
         assert await pulse.version() is None
         with pytest.raises(ReplicaLostError, match="has not answered"):
+            await pulse.version()
+
+    asyncio.run(ask())
+
+
+def test_a_worker_that_waits_for_a_frozen_one_does_not_make_up_for_it(work: dict[str, float]) -> None:
+    work |= {"more": 0.5, "workers": 2}
+    with pytest.raises(ReplicaLostError, match="has not answered"):
+        asyncio.run(looks(pulse_of(Core(60.0)), 3))
+    work["more of another"] = 0.5
+    assert asyncio.run(looks(pulse_of(Core(60.0)), 3)) == [None] * 3
+
+
+def test_workers_that_only_poll_wait_for_a_frozen_core(work: dict[str, float]) -> None:
+    work |= {"polling": 0.02, "workers": 2}
+    with pytest.raises(ReplicaLostError, match="has not answered"):
+        asyncio.run(looks(pulse_of(Core(60.0)), 3))
+
+
+def test_a_worker_that_has_ended_is_noticed_though_the_core_answers(work: dict[str, float]) -> None:
+    async def ask() -> None:
+        pulse = pulse_of(Core(0.0))
+        work["workers"] = 2
+        assert await pulse.version() == "7"
+        work["workers"] = 1
+        with pytest.raises(ReplicaLostError, match="has ended"):
             await pulse.version()
 
     asyncio.run(ask())

@@ -58,6 +58,45 @@ def test_a_gpu_cannot_be_shared_in_pairs():
         planned([NodeShape("a", 8, 2)], gpus=2, placement="colocated")
 
 
+def test_workers_of_a_replica_have_one_bundle_on_one_node():
+    shapes = [NodeShape("a", 8, 2), NodeShape("b", 8, 2)]
+    plan = planned(shapes, gpus=1, num_workers=1, num_rollouts=1, rollout_tp_size=2, rollout_cpus=3)
+    (replica,) = (plan.bundles[index] for index in plan.of_role("rollout"))
+    assert replica.resources() == {"CPU": 6, "GPU": 2}
+    assert replica.seat("rollout") == (6, 2)
+    homes = place(plan, shapes)
+    assert homes[plan.of_role("trainer")[0]] != homes[plan.of_role("rollout")[0]]
+    on_cpu = planned([NodeShape("a", 8, 0)], num_rollouts=2, rollout_tp_size=2, rollout_cpus=1.5)
+    assert [on_cpu.bundles[index].resources() for index in on_cpu.of_role("rollout")] == [{"CPU": 3.0}, {"CPU": 3.0}]
+
+
+@pytest.mark.parametrize(
+    ("nodes", "gpus", "said"),
+    [
+        (
+            [(64, 2), (64, 2)],
+            1,
+            "needs 4 GPUs, and the largest node has 2. Lower rollout_tp_size, or",
+        ),
+        ([(6, 0), (7, 0)], 0, "needs 8 CPUs, and the largest node has 7. Lower rollout_cpus or rollout_tp_size, or"),
+    ],
+)
+def test_more_workers_than_any_node_has_devices_are_refused(nodes, gpus, said):
+    shapes = [NodeShape(name, *size) for name, size in zip("ab", nodes, strict=True)]
+    with pytest.raises(PlacementError) as caught:
+        place(planned(shapes, gpus=gpus, rollout_tp_size=4, rollout_cpus=2), shapes)
+    assert said in str(caught.value)
+
+
+def test_workers_do_not_take_turns_with_ranks():
+    one_gpu = [NodeShape("a", 8, 2)]
+    assert not planned(one_gpu, gpus=1, rollout_tp_size=2).colocated
+    with pytest.raises(
+        ConfigError, match=r"rollout_tp_size 2 wants several ranks' devices\. Set rollout_tp_size: 1, or"
+    ):
+        planned(one_gpu, gpus=1, rollout_tp_size=2, placement="colocated")
+
+
 def test_auto_takes_turns_only_where_there_is_no_room_apart_and_says_why():
     one_gpu, two_gpus = [NodeShape("a", 8, 1)], [NodeShape("a", 8, 2)]
     assert not planned(two_gpus, gpus=1).colocated

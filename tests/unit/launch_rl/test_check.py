@@ -1,5 +1,6 @@
 """What `raytune train` and `raytune plan` refuse before a cluster is asked."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from raytune.launch import train
 from raytune.launch_rl.check import check
 from raytune.launch_rl.room import check_shared_gpu, needs_of
 from raytune.launch_rl.window import window_of
+from raytune.launch_rl.workers import check_workers
 from raytune.plan import describe_plan
 from raytune.stages.sizes import sizes_of
 from tests.helpers.runs import run_keys
@@ -58,7 +60,18 @@ def no_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
         ),
         ({"rollout_backend": "vllm", "vllm_config": {"dtype": "half"}}, ConfigError, "Set rollout_dtype."),
         ({"rollout_backend": "sglang"}, NotBuiltError, "'rollout_backend: sglang'"),
-        ({"rollout_tp_size": 2}, NotBuiltError, "'rollout_tp_size: 2'"),
+        ({"rollout_tp_size": 2}, ConfigError, "transformers draws answers in one process, and rollout_tp_size is 2"),
+        (
+            {"rollout_backend": "vllm", "rollout_tp_size": 3},
+            ConfigError,
+            "3 workers cannot share a model of 2 attention heads, 1 of keys and values and inner size 128: each takes "
+            "an equal part (rollout_tp_size). Set rollout_tp_size to one of 1, 2.",
+        ),
+        (
+            {"rollout_backend": "vllm", "vllm_config": {"distributed_executor_backend": "ray"}},
+            ConfigError,
+            "Leave it out: the workers of a replica",
+        ),
     ],
 )
 @pytest.mark.usefixtures("no_cluster")
@@ -99,6 +112,22 @@ def test_the_window_is_the_smallest_of_three(home, cutoff, maxlen, window):
     assert window_of(cfg) == window
 
 
+@pytest.mark.parametrize(
+    ("heads", "kv_heads", "possible"),
+    [(9, 3, [1, 3, 9]), (12, 2, [1, 2, 4, 6, 12]), (12, 6, [1, 2, 3, 6, 12]), (8, None, [1, 2, 4, 8])],
+)
+def test_a_model_is_shared_where_vllms_layers_can_be_cut(tmp_path, heads, kv_heads, possible):
+    """By hand: heads in equal parts; heads of keys and values in equal parts, or each had by equally many workers."""
+    config = {"num_attention_heads": heads, "intermediate_size": 144, "num_key_value_heads": kv_heads}
+    (tmp_path / "config.json").write_text(json.dumps({"text_config": config}))
+    for workers in range(1, 13):
+        if workers in possible:
+            check_workers(workers, str(tmp_path), "vllm")
+            continue
+        with pytest.raises(ConfigError, match=rf"to one of {', '.join(map(str, possible))}\."):
+            check_workers(workers, str(tmp_path), "vllm")
+
+
 def test_memory_of_a_run_by_hand(home):
     """fp32, full: weights, gradients and two moments of 4 bytes each; a replica in bfloat16 has 2 bytes each."""
     keys = {**RL, "finetuning_type": "full", "rollout_dtype": "bfloat16", "rollout_backend": "vllm"}
@@ -134,6 +163,10 @@ def test_plan_shows_the_roles_and_refuses_what_a_launch_refuses(home, monkeypatc
     assert "placement  colocated: ranks and rollout replicas take turns" in lines
     assert any(line.startswith("rollouts   2 x vllm, 136 tokens of prompt and answer") for line in lines)
     assert any(line.startswith("replica    weights") and line.endswith("keys and values 0.50 GiB") for line in lines)
+    shared = {**keys, "placement": "disaggregated", "num_rollouts": 1, "rollout_tp_size": 2}
+    lines = describe_plan(load_config(run_keys(home, **shared))).splitlines()
+    assert "rollout    0: 2 CPU on this machine" in lines
+    assert any(line.startswith("rollouts   1 x vllm of 2 workers, 136 tokens") for line in lines)
     with pytest.raises(RaytuneError, match="cannot be imported"):
         describe_plan(load_config(run_keys(home, **{**RL, "reward_funcs": "nowhere.rewards:f"})))
     with pytest.raises(PlacementError, match=r"the run's models need .* 2 x rollout 9000000.0 GiB"):
