@@ -73,7 +73,7 @@ class TrainerWorker:
         import torch
         import torch.distributed as dist
 
-        from raytune.engine.memory import keep_freed_memory
+        from raytune.engine.malloc import keep_freed_memory
 
         torch.set_num_threads(threads)
         self._device = (
