@@ -13,7 +13,10 @@ from transformers import AutoModelForCausalLM
 from raytune.config.load import load_config
 from raytune.errors import ModelError
 from raytune.launch import Summary, train
+from raytune.launch_rl import learn
+from tests.helpers.assassin import Assassin, Murder
 from tests.helpers.runs import run_keys, write_pairs
+from tests.helpers.trained import WEIGHTS
 
 pytestmark = pytest.mark.usefixtures("ray_local")
 
@@ -96,6 +99,20 @@ def test_rewards_are_the_scores_of_the_trained_model(tmp_path, method, critic):
     assert "value_error" in steps[0]
     kept = {path.parent.name for path in (summary.folder / "checkpoint-2").glob("*/value_head.safetensors")}
     assert kept == ({"critic"} if critic == "own" else set())
+
+
+def test_a_critic_that_dies_is_replaced_and_the_run_ends_with_the_same_bytes(tmp_path, monkeypatch):
+    run_keys(tmp_path)
+    model = reward_model(tmp_path, "lora")
+    keys: dict[str, Any] = {"critic": "own", "save_steps": 1}
+    whole = ppo(tmp_path, model, "lora", **keys, output_dir=str(tmp_path / "whole")).folder
+    # Its process is the second of the two, each a rank of its group.
+    assassin = Assassin((Murder("experience", 2, "PolicyWorker", place=1), Murder("update", 2, "PolicyWorker", 1)))
+    monkeypatch.setattr(learn, "watchdog_of", lambda folder, **deadlines: assassin)
+    disturbed = ppo(tmp_path, model, "lora", **keys, output_dir=str(tmp_path / "disturbed")).folder
+    assert len(assassin.done) == 2
+    for weights in (WEIGHTS, f"checkpoint-2/critic/{WEIGHTS}", "checkpoint-2/critic/value_head.safetensors"):
+        assert (disturbed / weights).read_bytes() == (whole / weights).read_bytes(), weights
 
 
 def test_what_is_no_reward_model_is_refused_before_anything_starts(tmp_path):

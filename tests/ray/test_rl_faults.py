@@ -101,9 +101,10 @@ def test_a_killed_driver_goes_on_and_ends_with_the_same_bytes(folder, whole):
 
 def test_a_stalled_phase_is_named_with_the_stacks_of_all_actors(folder, caplog, monkeypatch):
     monkeypatch.setattr(logging.getLogger("raytune"), "propagate", True)
+    monkeypatch.setattr(learn, "wait_deadline", lambda cfg: 10.0)
     rewards = f"{folder / 'rewards.py'}:hang"
     with pytest.raises(
-        RolloutError, match=r"no group of answers was finished within 8 s; 2 are pending, 2 of them drawn"
+        RolloutError, match=r"no group of answers was finished within 10 s; 2 are pending, 2 of them drawn"
     ):
         run(folder, "stalled", reward_funcs=rewards, rollout_timeout=8)
     assert re.search(r"phase rollout has lasted for \d+ s, of at most 8 s: all stacks are in ", caplog.text)
