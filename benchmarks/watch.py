@@ -11,8 +11,8 @@ import psutil
 
 POLL_SECONDS = 0.02
 """How often the log is looked at: the error of a step's time."""
-MEMORY_SECONDS = 1.0
-"""How often memory is sampled; it costs the watched processes a few milliseconds."""
+MEMORY_SECONDS = 10.0
+"""How often memory is sampled: that walks all pages of all processes, some 0.2 s for those of a run on Ray."""
 
 
 @dataclass(frozen=True, slots=True)
