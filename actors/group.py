@@ -58,7 +58,7 @@ class TrainerGroup:
         worker: type[TrainerWorker] = TrainerWorker,
     ) -> None:
         self.timeout = cfg.cluster.ddp_timeout
-        self._cfg, self._plan, self._group, self._worker, self._role = cfg, plan, group, worker, role
+        self._cfg, self._plan, self._group, self._worker, self.role = cfg, plan, group, worker, role
         self._indices = plan.of_role(role)
         self._eval_part = _EVAL_BATCHES * cfg.train.per_device_eval_batch_size * len(self._indices)
         self._courier = Courier.start(shared=shared)
@@ -70,7 +70,7 @@ class TrainerGroup:
         self._away: list[Any] = []
         self._workers = []
         for rank, index in enumerate(self._indices):
-            cpus, gpus = self._plan.bundles[index].seat(self._role)
+            cpus, gpus = self._plan.bundles[index].seat(self.role)
             actor = ray.remote(self._worker).options(
                 num_cpus=cpus,
                 num_gpus=gpus,

@@ -210,7 +210,7 @@ def check_memory(plan: Plan, needs: Mapping[str, float], nodes: Sequence[NodeSha
 
 
 def _does_not_fit(plan: Plan, bundle: Bundle, nodes: Sequence[NodeShape]) -> PlacementError:
-    if bundle.role == "rollout" and (lacks := _largest_lacks(bundle, nodes)) is not None:
+    if bundle.role == "rollout" and not plan.colocated and (lacks := _largest_lacks(bundle, nodes)) is not None:
         return lacks
     kind = "GPU" if plan.gpus > sum(node.gpus for node in nodes) or bundle.gpus > 0 else "CPU"
     need = plan.gpus if kind == "GPU" else plan.cpus
@@ -228,7 +228,8 @@ def _does_not_fit(plan: Plan, bundle: Bundle, nodes: Sequence[NodeShape]) -> Pla
 def _largest_lacks(bundle: Bundle, nodes: Sequence[NodeShape]) -> PlacementError | None:
     """A rollout replica that is larger than every node, were it empty; its workers are processes of one."""
     for kind, wanted, held in (
-        ("GPU", bundle.gpus, max((node.gpus for node in nodes), default=0.0)),
+        # One GPU that is not there is missing like any other.
+        ("GPU", bundle.gpus, max((node.gpus for node in nodes), default=0.0) or 1.0),
         ("CPU", bundle.cpus, max((node.cpus for node in nodes), default=0.0)),
     ):
         if wanted > held:

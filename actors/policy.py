@@ -152,7 +152,7 @@ class PolicyGroup(TrainerGroup):
         self.start_policy(self.build(checkpoint), total_steps=total_steps, longest=longest)
 
     def kill(self) -> None:
-        """End the ranks, dead or alive; their devices are free then."""
+        """Have the ranks end, dead or alive: what they hold of their devices goes with their processes."""
         for worker in self._workers:
             ray.kill(worker)
 
@@ -160,7 +160,10 @@ class PolicyGroup(TrainerGroup):
         from raytune.stages.policy_loss import explained
 
         if not samples:
-            raise TrainError(f"update {step} has no answer to learn from")
+            raise TrainError(
+                f"update {step} has no answer to learn from: none of the step could be scored",
+                fix="See the warnings above of what reward functions could not score.",
+            )
         shares = self._shares(samples, step)
         refs = [worker.update.remote(step, share) for worker, share in zip(self._workers, shares, strict=True)]
         sums: list[UpdateSums] = self._wait(f"update {step}", refs)

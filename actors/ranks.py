@@ -52,7 +52,9 @@ def _first_cause(
     """Of all failing ranks, the one that died or met bad input rather than one that lost its peer."""
     failures = _failures(refs, _GRACE)
     cut_off = bool(failures) and all(map(_lost_its_peer, failures.values()))
-    if cut_off and len(failures) < len(refs):
+    if cut_off and len(failures) < len(refs) and lost is not TrainError:
+        silent = ", ".join(str(rank) for rank in range(len(refs)) if rank not in failures)
+        log.info("%s failed: rank %s is not to be reached; waiting up to %g s to hear of it", what, silent, _NODE_GRACE)
         failures = _failures(refs, _NODE_GRACE)
     for error in failures.values():
         if isinstance(error, RayTaskError) and isinstance(error.cause, RaytuneError):

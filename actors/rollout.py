@@ -86,6 +86,8 @@ class RolloutRouter:
     @ray.method(max_task_retries=-1)
     async def start(self, deadline: float) -> list[MemberView]:
         """Build the engines and wait until all serve, or those do that ever will. Raises RolloutError if none does."""
+        # Nobody else computes before a run's first turn, also when this is a second start.
+        self.awake.set()
         self._begin()
         end = time.monotonic() + deadline
         while busy := self.fleet.in_state(State.RESTARTING, State.STALE, State.DEAD):

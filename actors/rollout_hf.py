@@ -105,7 +105,9 @@ class HfReplica(Replica):
         from raytune.models.updates import UpdateReader
 
         torch.set_num_threads(self.settings.threads)
-        model: Any = AutoModelForCausalLM.from_pretrained(self.settings.model, dtype=self.settings.dtype)
+        model: Any = AutoModelForCausalLM.from_pretrained(
+            self.settings.model, dtype=self.settings.dtype, trust_remote_code=self.settings.trusts_code
+        )
         self._device = "cuda" if torch.cuda.is_available() and ray.get_gpu_ids() else "cpu"
         self._model = model.to(self._device).eval()
         self._reader, self._entries = UpdateReader(), []

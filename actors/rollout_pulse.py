@@ -6,7 +6,7 @@ must compute. While they wait for a frozen core they do not: only their idle thr
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import psutil
@@ -41,7 +41,7 @@ class Pulse:
         self._question: asyncio.Task[str] | None = None
         self._answered = time.monotonic()
         self._idle = 0
-        self._workers: frozenset[int] = frozenset()
+        self._workers = [] if engine is None else computing()
 
     async def version(self) -> str | None:
         """The version, or None if the core is at work and has not answered yet.
@@ -50,7 +50,9 @@ class Pulse:
         """
         if self._engine is None:
             raise ReplicaLostError("the replica has no engine yet")
-        self._count_workers()
+        # vLLM tells of a dead worker only when it has given up the others, which takes it ten seconds.
+        if not all(map(_lives, self._workers)):
+            raise ReplicaLostError("a process of the engine has ended")
         if self._question is None:
             self._question = asyncio.create_task(self._engine.get_weight_version())
         # A question that is open stays open; a second one would only wait behind it.
@@ -58,24 +60,17 @@ class Pulse:
         await asyncio.wait({question}, timeout=_PATIENCE)
         before: Mapping[int, tuple[float, float]] = {}
         if not question.done():
-            before = processor_seconds()
+            before = processor_seconds(self._workers)
             await asyncio.wait({question}, timeout=_LOOK)
         if question.done():
             self._question = None if self._question is question else self._question
             self._answered, self._idle = time.monotonic(), 0
             return question.result()
-        self._idle = 0 if _all_worked(before, processor_seconds()) else self._idle + 1
+        self._idle = 0 if _all_worked(before, processor_seconds(self._workers)) else self._idle + 1
         silent = time.monotonic() - self._answered
         if self._idle >= _LOOKS or silent > self._busy:
             raise ReplicaLostError(f"the engine has not answered for {silent:.0f} s")
         return None
-
-    def _count_workers(self) -> None:
-        """vLLM tells of a dead worker only when it has given up the others, which takes it ten seconds."""
-        found = frozenset(processor_seconds())
-        if not self._workers <= found:
-            raise ReplicaLostError("a process of the engine has ended")
-        self._workers = found
 
 
 def engine_processes() -> list[psutil.Process]:
@@ -83,14 +78,15 @@ def engine_processes() -> list[psutil.Process]:
     return [process for process in psutil.Process().children(recursive=True) if "VLLM" in _title(process)]
 
 
-def processor_seconds() -> dict[int, tuple[float, float]]:
-    """Processor time so far, of the main thread and of all, of each process that computes, by its id.
-
-    These are the workers, or the core that is its own.
-    """
+def computing() -> list[psutil.Process]:
+    """The processes of the engine that compute: its workers, or the core that is its own."""
     found = engine_processes()
-    workers = [process for process in found if _WORKER in _title(process)]
-    return {process.pid: _seconds(process) for process in workers or found}
+    return [process for process in found if _WORKER in _title(process)] or found
+
+
+def processor_seconds(processes: Sequence[psutil.Process]) -> dict[int, tuple[float, float]]:
+    """Processor time so far, of the main thread and of all, of each process by its id."""
+    return {process.pid: _seconds(process) for process in processes}
 
 
 def kill(process: psutil.Process) -> None:
@@ -98,6 +94,13 @@ def kill(process: psutil.Process) -> None:
         process.kill()
     except psutil.NoSuchProcess:
         log.debug("process %s of the engine has ended", process.pid)
+
+
+def _lives(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _all_worked(before: Mapping[int, tuple[float, float]], after: Mapping[int, tuple[float, float]]) -> bool:

@@ -65,6 +65,11 @@ class ReplicaSettings:
     update_deadline: float = 180.0
     build_deadline: float = 900.0
 
+    @property
+    def trusts_code(self) -> bool:
+        """Whether code that comes with the model may run."""
+        return self.text is not None and self.text.trust_remote_code
+
 
 # Made by a replica, read by the router.
 @dataclass(frozen=True, slots=True)

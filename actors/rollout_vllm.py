@@ -231,7 +231,7 @@ def engine_arguments(settings: ReplicaSettings, *, gpu: bool) -> dict[str, Any]:
         # Compiling on a CPU takes a minute and gains nothing: matrix products are libraries' there.
         "enforce_eager": settings.eager or not gpu,
         "enable_prefix_caching": True,
-        "trust_remote_code": settings.text is not None and settings.text.trust_remote_code,
+        "trust_remote_code": settings.trusts_code,
         "disable_log_stats": True,
         # After temperature and truncation: what the tokens were really drawn from.
         "logprobs_mode": "processed_logprobs",

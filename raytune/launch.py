@@ -235,7 +235,7 @@ def _train(
     interruption: Interruption,
 ) -> Summary:
     checkpoints = CheckpointStore(folder)
-    state.take_up(checkpoints)
+    state.take_up(checkpoints, keeps_best=cfg.evaluation.load_best_model_at_end)
     if state.step >= plan.total_steps:
         log.info("the run is complete at step %s; writing its result", state.step)
     monitors = build_monitors(

@@ -7,7 +7,7 @@ import platform
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 # The most that glibc comes to by itself; larger blocks stay mappings of their own, which leave no gaps behind.
 _LARGEST_SHARED = 32 << 20
-_NEVER = (1 << 31) - 1
+_NEVER = -1
 
 
 def keep_freed_memory() -> bool:

@@ -122,10 +122,10 @@ def group_deadline(cfg: RunConfig) -> float:
 def wait_deadline(cfg: RunConfig) -> float:
     """Seconds without a finished group after which a run ends.
 
-    For a replica that is given up, for the one that draws in its place, and for workers that score one after another.
+    For a replica that is given up, for one that is built and draws in its place, and for workers that score it.
     """
     scoring = RewardLimits.of(cfg.reward)
-    return 2 * group_deadline(cfg) + scoring.attempts * scoring.seconds
+    return 2 * group_deadline(cfg) + start_deadline(cfg) + scoring.attempts * scoring.seconds
 
 
 def start_deadline(cfg: RunConfig) -> float:

@@ -80,7 +80,7 @@ def run(
         with ends.claim():
             write_json(folder / ALGORITHM, algorithm.numbers())
             checkpoints = CheckpointStore(folder)
-            state.take_up(checkpoints)
+            state.take_up(checkpoints, keeps_best=cfg.evaluation.load_best_model_at_end)
             return learn(cfg, folder, roles, algorithm, state, checkpoints, ends, checkpoint)
 
 

@@ -6,18 +6,17 @@ scores -> advantages (of whole answers, or of tokens where a critic or a diverge
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from raytune.losses.advantage import flat_groups, group_advantages
+from raytune.losses.advantage import GroupKind, flat_groups, group_advantages
 from raytune.losses.estimate import EstimatorRule, Outcomes, estimate_advantages
 from raytune.losses.kl import KLRule, kl_estimate
 from raytune.stages.interfaces import PolicySample, TokenNumbers
 from raytune.stages.samples import ScoredGroup
-
-_WHOLE_ANSWERS = ("group", "group_batch_std", "group_no_std", "leave_one_out", "rloo")
 
 
 # Made here, read by the loop.
@@ -36,20 +35,24 @@ class Experience:
 
 def needs_tokens(rule: EstimatorRule) -> bool:
     """Whether advantages differ between the tokens of an answer, or depend on what the model says of them."""
-    return rule.kind not in _WHOLE_ANSWERS or bool(rule.kl_coef)
+    alike = rule.kind in get_args(GroupKind) or (rule.kind == "remax" and rule.gamma == 1)
+    return not alike or bool(rule.kl_coef)
 
 
 def group_experience(groups: Sequence[ScoredGroup], rule: EstimatorRule) -> Experience:
     """Advantages from the scores alone. Answers without a score are left out: nothing is known about them."""
     scores, numbers = _scores(groups)
-    kind = rule.kind
-    if kind not in _WHOLE_ANSWERS:
-        raise ValueError(f"advantage {kind} needs numbers for each token")
-    advantages = group_advantages(kind, scores, numbers, rule=rule.group).tolist()
+    match rule.kind:
+        case "group" | "group_batch_std" | "group_no_std" | "leave_one_out" | "rloo":
+            advantages = group_advantages(rule.kind, scores, numbers, rule=rule.group)
+        case "remax":
+            advantages = scores - _greedy(groups)
+        case _:
+            raise ValueError(f"advantage {rule.kind} needs numbers for each token")
     return Experience(
         [
             _sample(group, place, advantage)
-            for (group, place), advantage in zip(_answers(groups), advantages, strict=True)
+            for (group, place), advantage in zip(_answers(groups), advantages.tolist(), strict=True)
             if not math.isnan(group.rewards[place])
         ]
     )

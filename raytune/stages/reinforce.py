@@ -139,7 +139,8 @@ class ReinforceLoop:
         ahead = dict.fromkeys(ready, self._published) | dict.fromkeys(taken, self._taken_at)
         self._ages.go_back(ahead | dict.fromkeys(under_way, tried))
         self.state.become(to)
-        self.state.forget_absent(self.checkpoints)
+        if self._keeps_best():
+            self.state.forget_absent(self.checkpoints)
         unlearned = self.source.since(cursor)
         held = [group for group in (*self._ready, *self._taken) if group.number in unlearned]
         self._ready = [group for group in held if self._ages.fits(group, to.step)]
@@ -155,8 +156,9 @@ class ReinforceLoop:
 
     def _run(self) -> bool:
         if self.state.step >= self.plan.total_steps:
-            log.info("the run is complete at step %s; writing its result", self.state.step)
-            if self._is_validated():
+            missed = "" if self._is_validated() else "making up for its last validation and "
+            log.info("the run is complete at step %s; %swriting its result", self.state.step, missed)
+            if not missed:
                 return True
         self._publish(self.state.step)
         if self.validation is not None and self.validation.cfg.eval_on_start and self.state.step == 0:

@@ -55,11 +55,12 @@ class TrainState:
         kept = {"log_history": self.log_history, "learner": self.learner}
         vars(self).update({**vars(other), **kept})
 
-    def take_up(self, checkpoints: CheckpointStore) -> None:
-        """Go on from here in a folder, whose later checkpoints go."""
+    def take_up(self, checkpoints: CheckpointStore, *, keeps_best: bool) -> None:
+        """Go on from here in a folder, whose later checkpoints go. Args: keeps_best: for it to be published."""
         if dropped := checkpoints.drop_after(self.step):
             log.info("removed the checkpoints of later steps: %s", ", ".join(map(str, dropped)))
-        self.forget_absent(checkpoints)
+        if keeps_best:
+            self.forget_absent(checkpoints)
 
     def forget_absent(self, checkpoints: CheckpointStore) -> None:
         """A best checkpoint of another folder, from which the run comes, is not here to be published."""

@@ -3,7 +3,7 @@
 import contextlib
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import psutil
@@ -26,10 +26,14 @@ class Murder:
 
 
 class Assassin:
-    """Counts phases, and stops its victims as a phase begins to kill them a moment later."""
+    """Counts phases, and stops its victims as a phase begins to kill them a moment later.
 
-    def __init__(self, plan: Sequence[Murder]) -> None:
+    Args: find: the process of a murder; None takes it by the title.
+    """
+
+    def __init__(self, plan: Sequence[Murder], find: Callable[[Murder], psutil.Process] | None = None) -> None:
         self._plan, self._counts = list(plan), dict[str, int]()
+        self._find = find or (lambda murder: processes_of(murder.title)[murder.place])
         self.done: list[Murder] = []
         self.pids: list[int] = []
 
@@ -43,7 +47,7 @@ class Assassin:
     def close(self) -> None: ...
 
     def _strike(self, murder: Murder) -> None:
-        victim = processes_of(murder.title)[murder.place]
+        victim = self._find(murder)
         victim.suspend()
         threading.Timer(_HALT, victim.kill).start()
         self.done.append(murder)

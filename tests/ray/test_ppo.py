@@ -1,15 +1,19 @@
 """`stage: ppo` with a reward model of `stage: rm`, as a user runs both, on a real Ray."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
+import ray
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
+from actors.policy import PolicyGroup
 from raytune.config.load import load_config
 from raytune.errors import ModelError
 from raytune.launch import Summary, train
@@ -106,8 +110,18 @@ def test_a_critic_that_dies_is_replaced_and_the_run_ends_with_the_same_bytes(tmp
     model = reward_model(tmp_path, "lora")
     keys: dict[str, Any] = {"critic": "own", "save_steps": 1}
     whole = ppo(tmp_path, model, "lora", **keys, output_dir=str(tmp_path / "whole")).folder
-    # Its process is the second of the two, each a rank of its group.
-    assassin = Assassin((Murder("experience", 2, "PolicyWorker", place=1), Murder("update", 2, "PolicyWorker", 1)))
+    ranks: dict[str, int] = {}
+    start = PolicyGroup.start_policy
+
+    def start_and_note(group: PolicyGroup, *args: Any, **sizes: Any) -> Any:
+        facts = start(group, *args, **sizes)
+        (worker,) = group.workers
+        ranks[group.role] = ray.get(worker.__ray_call__.remote(lambda _: os.getpid()), timeout=60)
+        return facts
+
+    monkeypatch.setattr(PolicyGroup, "start_policy", start_and_note)
+    murders = (Murder("experience", 2, "critic"), Murder("update", 2, "critic"))
+    assassin = Assassin(murders, find=lambda murder: psutil.Process(ranks[murder.title]))
     monkeypatch.setattr(learn, "watchdog_of", lambda folder, **deadlines: assassin)
     disturbed = ppo(tmp_path, model, "lora", **keys, output_dir=str(tmp_path / "disturbed")).folder
     assert len(assassin.done) == 2

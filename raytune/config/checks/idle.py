@@ -16,15 +16,39 @@ def critics_are_trained(config: RunConfig) -> Broken | None:
     kind = config.policy.advantage
     because = f": advantage {kind} has no critic"
     fix = "Leave it out, or use stage: ppo with advantage: gae."
-    return _idle(config, config.rl, ("vf_coef", "value_clip", "lam"), used=kind == "gae", because=because, fix=fix)
+    rate = _idle(config, config.policy, ("critic_learning_rate",), used=kind == "gae", because=because, fix=fix)
+    return rate or _idle(
+        config, config.rl, ("vf_coef", "value_clip", "lam"), used=kind == "gae", because=because, fix=fix
+    )
 
 
 def critics_of_their_own_have_a_rate(config: RunConfig) -> Broken | None:
     because = ": the critic is a head on the policy's trunk"
-    own = config.policy.critic == "own"
+    used = config.policy.critic == "own" or config.policy.advantage != "gae"
     return _idle(
-        config, config.policy, ("critic_learning_rate",), used=own, because=because, fix="Set critic: own as well."
+        config, config.policy, ("critic_learning_rate",), used=used, because=because, fix="Set critic: own as well."
     )
+
+
+def shared_critics_are_weighed(config: RunConfig) -> Broken | None:
+    used = config.policy.critic != "own"
+    because = ": a critic of its own has a loss of its own"
+    return _idle(
+        config, config.rl, ("vf_coef",), used=used, because=because, fix="Leave it out, or set critic: shared."
+    )
+
+
+def whole_answers_have_no_discount(config: RunConfig) -> Broken | None:
+    kind = config.policy.advantage
+    because = f": advantage {kind} gives all tokens of an answer the same"
+    fix = "Leave it out, or use advantage reinforce++ or gae."
+    return _idle(config, config.rl, ("gamma",), used=kind not in _WHOLE_ANSWERS, because=because, fix=fix)
+
+
+def divergence_has_a_target(config: RunConfig) -> Broken | None:
+    used = config.policy.kl_in_reward and config.rl.kl_coef > 0
+    because = ": there is no divergence in the reward"
+    return _idle(config, config.rl, ("ppo_target",), used=used, because=because, fix="Leave it out, or set kl_coef.")
 
 
 def corrections_are_made(config: RunConfig) -> Broken | None:
@@ -58,6 +82,8 @@ def _idle(
     return broken(wrong, what, *given, fix=fix)
 
 
+_WHOLE_ANSWERS = ("group", "group_batch_std", "group_no_std", "leave_one_out", "rloo")
+
 _SETTLED_BY_ENGINES = (
     "vllm_max_lora_rank",
     "sglang_maxlen",
@@ -71,6 +97,9 @@ IDLE_RULES = (
     replicas_read_their_keys,
     critics_are_trained,
     critics_of_their_own_have_a_rate,
+    shared_critics_are_weighed,
+    whole_answers_have_no_discount,
+    divergence_has_a_target,
     corrections_are_made,
     ppo_keys_are_ppos,
     rounds_are_of_dynamic_sampling,

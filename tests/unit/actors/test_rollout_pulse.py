@@ -1,8 +1,11 @@
 """Alive is what answers or computes, not what does neither."""
 
 import asyncio
+import subprocess
+import sys
 from typing import Any
 
+import psutil
 import pytest
 
 from actors import rollout_pulse
@@ -29,7 +32,7 @@ def work(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
     spent = {1: 0.0, 2: 0.0}
     polled = 0.0
 
-    def look() -> dict[int, tuple[float, float]]:
+    def look(_: object) -> dict[int, tuple[float, float]]:
         nonlocal polled
         spent[1] += used["more"]
         spent[2] += used["more of another"]
@@ -37,6 +40,7 @@ def work(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
         return {pid: (spent[pid], spent[pid] + polled) for pid in range(1, int(used["workers"]) + 1)}
 
     monkeypatch.setattr(rollout_pulse, "processor_seconds", look)
+    monkeypatch.setattr(rollout_pulse, "computing", list)
     monkeypatch.setattr(rollout_pulse, "_PATIENCE", 0.01)
     monkeypatch.setattr(rollout_pulse, "_LOOK", 0.02)
     return used
@@ -87,16 +91,26 @@ def test_workers_that_only_poll_wait_for_a_frozen_core(work: dict[str, float]) -
         asyncio.run(looks(pulse_of(Core(60.0)), 3))
 
 
-def test_a_worker_that_has_ended_is_noticed_though_the_core_answers(work: dict[str, float]) -> None:
+def test_a_worker_that_has_ended_is_noticed_though_the_core_answers(
+    work: dict[str, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workers = [psutil.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) for _ in range(2)]
+    monkeypatch.setattr(rollout_pulse, "computing", lambda: workers)
+
     async def ask() -> None:
         pulse = pulse_of(Core(0.0))
-        work["workers"] = 2
         assert await pulse.version() == "7"
-        work["workers"] = 1
+        workers[1].kill()
+        await asyncio.sleep(0.2)
         with pytest.raises(ReplicaLostError, match="has ended"):
             await pulse.version()
 
-    asyncio.run(ask())
+    try:
+        asyncio.run(ask())
+    finally:
+        for worker in workers:
+            worker.kill()
+            worker.wait(timeout=10)
 
 
 def test_a_core_that_computes_for_ever_is_lost_in_the_end(work: dict[str, float]) -> None:

@@ -1,5 +1,6 @@
 """Memory outlives its name, and is gone with its last user."""
 
+import os
 from multiprocessing.shared_memory import SharedMemory
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from actors.vllm_memory import give_up_names
 
 
 def test_a_name_is_gone_and_the_memory_stays_with_those_that_mapped_it():
-    queue, other = SharedMemory(create=True, size=4096), SharedMemory("raytune-test-memory", create=True, size=4096)
+    queue, other = SharedMemory(create=True, size=4096), SharedMemory(f"raytune-{os.getpid()}", create=True, size=4096)
     reader = SharedMemory(queue.name)
     try:
         assert Path("/dev/shm", queue.name) in give_up_names([psutil.Process()])

@@ -10,7 +10,7 @@ from raytune.losses.estimate import EstimatorRule
 from raytune.losses.kl import KLRule
 from raytune.rewards.table import RewardTable
 from raytune.stages import ppo
-from raytune.stages.experience import teaches, token_experience
+from raytune.stages.experience import group_experience, needs_tokens, teaches, token_experience
 from raytune.stages.group_numbers import describe
 from raytune.stages.interfaces import PolicyResult, PolicySample, TokenNumbers
 from raytune.stages.samples import ScoredGroup
@@ -52,6 +52,13 @@ def advantages(groups: Sequence[ScoredGroup], rule: EstimatorRule = REMAX) -> di
 def test_each_answer_is_compared_with_the_greedy_one_of_its_prompt() -> None:
     found = advantages([group(0, 1.0, 0.25, greedy=0.5), group(1, 0.0, greedy=0.75)])
     assert found == {(0, 0): [0.5, 0.0, 0.5], (0, 1): [-0.25, 0.0, -0.25], (1, 0): [-0.75, 0.0, -0.75]}
+
+
+def test_without_a_divergence_or_a_discount_the_policy_is_not_asked_about_tokens() -> None:
+    assert not needs_tokens(REMAX)
+    assert needs_tokens(EstimatorRule("remax", gamma=0.9))
+    made = group_experience([group(0, 1.0, 0.25, greedy=0.5), group(1, NAN, greedy=NAN)], REMAX).samples
+    assert [(one.payload, one.place, one.advantage) for one in made] == [(0, 0, 0.5), (0, 1, -0.25)]
 
 
 def test_a_divergence_is_taken_off_what_is_still_to_come_and_not_off_the_greedy_answer() -> None:
