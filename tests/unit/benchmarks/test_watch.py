@@ -25,7 +25,10 @@ def run(code: str, folder: Path, *, deadline: float = 60) -> Watched:
     )  # fmt: skip
 
 
-def test_steps_are_timed_when_they_are_logged_and_memory_is_seen(tmp_path: Path) -> None:
+def test_steps_are_timed_when_they_are_logged_and_memory_is_seen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("benchmarks.watch.MEMORY_SECONDS", 0.5)
     watched = run(TRAINS, tmp_path)
 
     assert [(step.number, step.loss) for step in watched.steps] == [(1, 2.0), (2, 1.0), (3, 0.0)]
