@@ -2,7 +2,7 @@
 
 from raytune.config.base import Group
 from raytune.config.checks.broken import Broken, broken
-from raytune.config.checks.reinforcement import learns_from_answers
+from raytune.config.checks.reinforcement import WHOLE_ANSWERS, learns_from_answers
 from raytune.config.run import RunConfig
 
 
@@ -42,7 +42,7 @@ def whole_answers_have_no_discount(config: RunConfig) -> Broken | None:
     kind = config.policy.advantage
     because = f": advantage {kind} gives all tokens of an answer the same"
     fix = "Leave it out, or use advantage reinforce++ or gae."
-    return _idle(config, config.rl, ("gamma",), used=kind not in _WHOLE_ANSWERS, because=because, fix=fix)
+    return _idle(config, config.rl, ("gamma",), used=kind not in WHOLE_ANSWERS, because=because, fix=fix)
 
 
 def divergence_has_a_target(config: RunConfig) -> Broken | None:
@@ -81,8 +81,6 @@ def _idle(
     what = f"{' and '.join(given)} changes nothing in stage {config.train.stage}{because}"
     return broken(wrong, what, *given, fix=fix)
 
-
-_WHOLE_ANSWERS = ("group", "group_batch_std", "group_no_std", "leave_one_out", "rloo")
 
 _SETTLED_BY_ENGINES = (
     "vllm_max_lora_rank",

@@ -3,7 +3,8 @@
 from raytune.config.checks.broken import Broken, broken
 from raytune.config.run import RunConfig
 
-GROUP_KINDS = ("group", "group_batch_std", "group_no_std", "leave_one_out", "rloo", "reinforce++_baseline")
+WHOLE_ANSWERS = ("group", "group_batch_std", "group_no_std", "leave_one_out", "rloo")
+GROUP_KINDS = (*WHOLE_ANSWERS, "reinforce++_baseline")
 
 # What vLLM can be built for.
 ENGINE_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)

@@ -152,7 +152,10 @@ def test_rule_refuses_and_names_its_keys(name: str) -> None:
 
 
 def test_a_single_answer_is_compared_with_the_greedy_one() -> None:
-    load(stage="grpo", advantage="remax", num_generations=1, dynamic_sampling=True)
+    made = load(stage="grpo", advantage="remax", num_generations=1, dynamic_sampling=True)
+    assert (made.policy.advantage, made.rl.num_generations, made.rl.dynamic_sampling) == ("remax", 1, True)
+    with pytest.raises(ConfigError, match="num_generations is 1"):
+        load(stage="grpo", advantage="reinforce++", num_generations=1, dynamic_sampling=True)
 
 
 def test_zero_stage_is_read_from_the_file(tmp_path: Path) -> None:
