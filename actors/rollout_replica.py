@@ -37,9 +37,10 @@ class ReplicaSettings:
     Args: max_length: most tokens of prompt and answer together. max_sequences: answers drawn at the same time.
     text: whose tokenizer turns texts of environments and stop strings into tokens; None is `model` as it is.
     environment: import path of the class behind multi-turn answers, of max_turns at most. adapter_rank: largest LoRA
-    rank, 0 for none. sleeps: it takes turns on its GPU with a trainer rank. workers: processes that share the model,
-    each on a GPU of its own (tensor parallel). cache_gib: memory of all their KV caches on a CPU. threads: of each
-    worker. engine_args: further arguments of the engine. Deadlines in seconds; busy: for one step of the engine.
+    rank, 0 for none. sleeps: it takes turns on its GPU with a trainer rank. eager: do not compile; None is so on a CPU.
+    workers: processes that share the model, each on a GPU of its own (tensor parallel). cache_gib: memory of all their
+    KV caches on a CPU. threads: of each worker. engine_args: further arguments of the engine. Deadlines in seconds;
+    busy: for one step of the engine.
 
     Example: ReplicaSettings("/models/smollm2", dtype="bfloat16", max_length=512)
     """
@@ -53,7 +54,7 @@ class ReplicaSettings:
     max_turns: int = 8
     adapter_rank: int = 0
     sleeps: bool = False
-    eager: bool = False
+    eager: bool | None = None
     gpu_memory: float = 0.7
     workers: int = 1
     cache_gib: float = 1.0

@@ -13,8 +13,8 @@ class RolloutConfig(Group):
     """Most tokens of prompt and answer together in a rollout replica."""
     vllm_gpu_util: float = Field(0.7, gt=0, lt=1)
     """Share of a GPU's memory that vLLM takes."""
-    vllm_enforce_eager: bool = False
-    """Run without CUDA graphs."""
+    vllm_enforce_eager: bool | None = None
+    """Neither compile the model nor capture CUDA graphs; by default so on a CPU, where compiling takes minutes."""
     vllm_max_lora_rank: Annotated[int, NotBuilt()] = Field(32, ge=1)
     """Largest rank of adapters."""
     vllm_config: Mapping | None = None

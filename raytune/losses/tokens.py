@@ -48,9 +48,10 @@ class _TokenScores(torch.autograd.Function):
             scaled = logits[part].to(wide)
             if temperature != 1.0:
                 scaled = scaled / temperature
-            log_z = torch.logsumexp(scaled, dim=-1)
+            # One kernel where logsumexp and exp are five; the largest probability is never too small for its logarithm.
+            probs = torch.softmax(scaled, dim=-1)
+            log_z = scaled.amax(dim=-1) - probs.amax(dim=-1).log()
             logprobs[part] = scaled.gather(1, labels[part, None])[:, 0] - log_z
-            probs = (scaled - log_z[:, None]).exp_()
             entropies[part] = log_z - torch.linalg.vecdot(probs, scaled)
             if kept is not None:
                 kept[part] = probs

@@ -1,11 +1,11 @@
-"""Causal attention on a CPU, a sample and a block of queries at a time.
+"""Causal attention on a CPU, a few short samples or a block of queries of a long one at a time.
 
 Rows are joined without padding, so most of a dense [T, T] score matrix would be masked away: by the borders between
-samples and by causality. Here a block of queries meets only the keys it may see: those of its own sample, and of the
-prefix that the sample may share with others. The query heads of one key head are stacked instead of copying the keys.
+samples and by causality. Here queries meet only the keys they may see: those of their own sample, and of the prefix
+that the sample may share with others. The query heads of one key head are stacked instead of copying the keys.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -15,6 +15,8 @@ from transformers import AttentionInterface, AttentionMaskInterface
 NAME = "raytune_segments"
 # Queries of one product. Shorter blocks waste less above the diagonal but make products too small for the cores.
 _BLOCK = 128
+# Short samples share a product while padding makes them no longer than this, all together.
+_PADDED = 1.5
 # As transformers' source shows, their layers hand the attention function a scale, and a window if the config has one.
 _PLAIN_MODELS = ("llama", "mistral", "qwen2", "qwen3", "smollm3")
 
@@ -29,6 +31,11 @@ class Span(NamedTuple):
     end: int
     prefix_start: int = 0
     prefix_end: int = 0
+
+    @property
+    def length(self) -> int:
+        """Tokens without the prefix."""
+        return self.end - self.start
 
     @property
     def prefix(self) -> int:
@@ -95,26 +102,107 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, scaling: float, spans: Se
         return _SegmentAttention.apply(query, key, value, scaling, spans)  # type: ignore[return-value]
 
 
-def _blocks(spans: Sequence[Span]) -> list[tuple[Span, int]]:
-    """Every block of queries: the part of its span that ends with it, and its first query."""
-    return [
-        (span._replace(end=min(first + _BLOCK, span.end)), first)
-        for span in spans
-        for first in range(span.start, span.end, _BLOCK)
-    ]
+class _Piece(NamedTuple):
+    """Queries of one product: of S samples of at most one block each, or of one block of a longer sample.
+
+    Args: spans: without gaps between them, with the same prefix; a longer sample's ends with the block. first: query.
+    """
+
+    spans: tuple[Span, ...]
+    first: int
+
+    @property
+    def queries(self) -> slice:
+        """Places of the queries in the flattened batch."""
+        return slice(self.first, self.spans[-1].end)
+
+    @property
+    def keys(self) -> slice:
+        """Places of the keys, without the prefix."""
+        return slice(self.spans[0].start, self.spans[-1].end)
+
+    @property
+    def prefix(self) -> slice:
+        """Places of the prefix."""
+        return slice(self.spans[0].prefix_start, self.spans[0].prefix_end)
+
+    @property
+    def seen_by_first(self) -> int:
+        """Keys before the first query of each sample."""
+        return self.spans[0].prefix + self.first - self.spans[0].start
+
+    def apart(self, joined: Tensor) -> Tensor:
+        """[N, H, t, D] of the samples in a row -> [N * S, H, longest, D], with zeros behind the shorter ones."""
+        if len(self.spans) == 1:
+            return joined
+        if (slots := self._slots()) is not None:
+            number, heads, _, size = joined.shape
+            padded = joined.new_zeros(number, heads, len(self.spans) * _longest(self.spans), size)
+            padded[:, :, slots] = joined
+            joined = padded
+        return joined.unflatten(2, (len(self.spans), -1)).transpose(1, 2).flatten(0, 1)
+
+    def joined(self, apart: Tensor) -> Tensor:
+        """What `apart` took apart."""
+        if len(self.spans) == 1:
+            return apart
+        padded = apart.unflatten(0, (-1, len(self.spans))).transpose(1, 2).flatten(2, 3)
+        slots = self._slots()
+        return padded if slots is None else padded[:, :, slots]
+
+    def _slots(self) -> Tensor | None:
+        """Places of the tokens among padded samples; None where there is no padding."""
+        longest = _longest(self.spans)
+        lengths = [span.length for span in self.spans]
+        if min(lengths) == longest:
+            return None
+        return torch.cat([torch.arange(length) + sample * longest for sample, length in enumerate(lengths)])
 
 
-def _seen(keys: Tensor, span: Span) -> Tensor:
-    """What the last query of a span sees of keys or values [N, 1, T, D]: [N, prefix and span, D]."""
-    own = keys[:, 0, span.start : span.end]
-    return torch.cat([keys[:, 0, span.prefix_start : span.prefix_end], own], dim=1) if span.prefix else own
+def _pieces(spans: Sequence[Span]) -> Iterator[_Piece]:
+    """Everything that has to be computed, in order."""
+    together: tuple[Span, ...] = ()
+    for span in spans:
+        if together and not _share_product((*together, span)):
+            yield from _cut(together)
+            together = ()
+        together = (*together, span)
+    if together:
+        yield from _cut(together)
 
 
-def _add_seen(total: Tensor, span: Span, part: Tensor) -> None:
-    """Add what `_seen` took, [N, prefix and span, D], where it was taken from."""
-    if span.prefix:
-        total[:, 0, span.prefix_start : span.prefix_end] += part[:, : span.prefix]
-    total[:, 0, span.start : span.end] += part[:, span.prefix :]
+def _share_product(spans: Sequence[Span]) -> bool:
+    longest, tokens = _longest(spans), sum(span.length for span in spans)
+    one_prefix = len({(span.prefix_start, span.prefix_end) for span in spans}) == 1
+    return one_prefix and longest <= _BLOCK and longest * len(spans) <= _PADDED * tokens
+
+
+def _cut(spans: tuple[Span, ...]) -> Iterator[_Piece]:
+    if len(spans) > 1:
+        yield _Piece(spans, spans[0].start)
+        return
+    (span,) = spans
+    for first in range(span.start, span.end, _BLOCK):
+        yield _Piece((span._replace(end=min(first + _BLOCK, span.end)),), first)
+
+
+def _longest(spans: Sequence[Span]) -> int:
+    return max(span.length for span in spans)
+
+
+def _seen(keys: Tensor, piece: _Piece) -> Tensor:
+    """What the last queries of a piece see of keys or values [N, 1, T, D]: [N * S, prefix and span, D]."""
+    own = piece.apart(keys[:, :, piece.keys])[:, 0]
+    prefix = keys[:, 0, piece.prefix]
+    return torch.cat([prefix.repeat_interleave(len(piece.spans), dim=0), own], dim=1) if prefix.shape[1] else own
+
+
+def _add_seen(total: Tensor, piece: _Piece, part: Tensor) -> None:
+    """Add what `_seen` took, [N * S, prefix and span, D], where it was taken from."""
+    prefix = piece.spans[0].prefix
+    if prefix:
+        total[:, 0, piece.prefix] += part[:, :prefix].unflatten(0, (-1, len(piece.spans))).sum(1)
+    total[:, :, piece.keys] += piece.joined(part[:, None, prefix:])
 
 
 def _refuse_padding(*_args: Any, attention_mask: Tensor | None = None, **_kwargs: Any) -> None:
@@ -124,7 +212,7 @@ def _refuse_padding(*_args: Any, attention_mask: Tensor | None = None, **_kwargs
 
 
 class _SegmentAttention(torch.autograd.Function):
-    """softmax(scale * q k^T) v in blocks; the probabilities are kept for the gradient.
+    """softmax(scale * q k^T) v in pieces; the probabilities are kept for the gradient.
 
     Source of the gradients: the chain rule; with P = softmax(S), S = scale * q k^T and g = dL/dout:
     dv = P^T g, dP = g v^T, dS = P * (dP - rowsum(dP * P)), dq = scale * dS k, dk = scale * dS^T q.
@@ -135,13 +223,14 @@ class _SegmentAttention(torch.autograd.Function):
         q, k, v = _stack(query * scale, key), _stack(key, key), _stack(value, key)
         out = torch.empty_like(q)
         kept = []
-        for span, first in _blocks(spans):
-            scores = _product(q[:, :, first : span.end], _seen(k, span).transpose(1, 2))
-            probs = _causal_softmax(scores, diagonal=span.prefix + first - span.start)
-            out[:, :, first : span.end] = _product(probs, _seen(v, span))
+        pieces = list(_pieces(spans))
+        for piece in pieces:
+            scores = _product(piece.apart(q[:, :, piece.queries]), _seen(k, piece).transpose(1, 2))
+            probs = _causal_softmax(scores, diagonal=piece.seen_by_first)
+            out[:, :, piece.queries] = piece.joined(_product(probs, _seen(v, piece)))
             kept.append(probs)
         ctx.save_for_backward(q, k, v, *kept)
-        ctx.scale, ctx.spans = scale, spans
+        ctx.scale, ctx.pieces = scale, pieces
         return out.reshape(query.shape)
 
     @staticmethod
@@ -150,13 +239,13 @@ class _SegmentAttention(torch.autograd.Function):
         shape = grads[0].shape
         grad = grads[0].reshape(q.shape)
         grad_q, grad_k, grad_v = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
-        for (span, first), probs in zip(_blocks(ctx.spans), kept, strict=True):
-            mine = grad[:, :, first : span.end]
-            _add_seen(grad_v, span, _transposed_product(probs, mine))
-            grad_probs = _product(mine, _seen(v, span).transpose(1, 2))
+        for piece, probs in zip(ctx.pieces, kept, strict=True):
+            mine = piece.apart(grad[:, :, piece.queries])
+            _add_seen(grad_v, piece, _transposed_product(probs, mine))
+            grad_probs = _product(mine, _seen(v, piece).transpose(1, 2))
             grad_scores = torch.ops.aten._softmax_backward_data(grad_probs, probs, -1, probs.dtype)
-            grad_q[:, :, first : span.end] = _product(grad_scores, _seen(k, span))
-            _add_seen(grad_k, span, _transposed_product(grad_scores, q[:, :, first : span.end]))
+            grad_q[:, :, piece.queries] = piece.joined(_product(grad_scores, _seen(k, piece)))
+            _add_seen(grad_k, piece, _transposed_product(grad_scores, piece.apart(q[:, :, piece.queries])))
         batch, heads = shape[0], k.shape[0] // shape[0]
         narrow = (batch, heads, *k.shape[2:])
         return grad_q.mul_(ctx.scale).reshape(shape), grad_k.reshape(narrow), grad_v.reshape(narrow), None, None

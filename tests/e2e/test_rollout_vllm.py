@@ -34,7 +34,7 @@ POLICY = FleetPolicy()
 
 @dataclass
 class Fleet:
-    """A router over two replicas, how long their engines took, and the model they have."""
+    """A router over two replicas, the second one compiled, how long their engines took, and the model they have."""
 
     router: Any
     replicas: list[Any]
@@ -65,7 +65,7 @@ def start(ray_here: None, tmp_path_factory: pytest.TempPathFactory) -> Callable[
 
     def start(**keys: Any) -> Any:
         settings = ReplicaSettings(
-            str(folder), dtype="float32", max_length=256, max_sequences=16, eager=True, cache_gib=0.25, **keys
+            str(folder), dtype="float32", max_length=256, max_sequences=16, cache_gib=0.25, **keys
         )
         return start_replica(VllmReplica, settings, env={**vllm_env(settings, gpu=False), "PYTHONPATH": plugins})
 
@@ -80,7 +80,7 @@ def end(replicas: list[Any]) -> None:
 
 @pytest.fixture(scope="module")
 def fleet(start: Callable[..., Any]) -> Iterator[Fleet]:
-    replicas = [start() for _ in range(2)]
+    replicas = [start(), start(eager=False)]
     limits = RouterLimits(request=120.0, wait=120.0, build=DEADLINE)
     router = start_router(replicas, policy=POLICY, limits=limits)
     started = time.monotonic()

@@ -1,5 +1,7 @@
 """What a replica asks of vLLM's engine."""
 
+import pytest
+
 from actors.rollout_replica import ReplicaSettings
 from actors.rollout_vllm import engine_arguments
 
@@ -15,3 +17,10 @@ def test_workers_are_processes_that_share_the_cache():
         given = engine_arguments(shared, gpu=gpu)
         assert (given["tensor_parallel_size"], given["distributed_executor_backend"]) == (4, "mp")
     assert engine_arguments(shared, gpu=False)["kv_cache_memory_bytes"] == 0.75 * GIB
+
+
+@pytest.mark.parametrize(
+    ("key", "gpu", "eager"), [(None, False, True), (None, True, False), (False, False, False), (True, True, True)]
+)
+def test_a_model_is_compiled_on_gpus_and_where_it_is_asked_for(key: bool | None, gpu: bool, eager: bool) -> None:
+    assert engine_arguments(ReplicaSettings("m", eager=key), gpu=gpu)["enforce_eager"] is eager

@@ -1,6 +1,6 @@
 """Attention in blocks against the dense formula, written with one masked score matrix."""
 
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 import pytest
 import torch
@@ -32,7 +32,15 @@ def dense(query: Tensor, key: Tensor, value: Tensor, sample: Tensor) -> Tensor:
 
 @pytest.mark.parametrize(
     ("batch", "borders"),
-    [(1, None), (3, None), (1, [0, 100, 101, 300]), (1, [0, 150, 300]), (2, [0, 40, 300, 420, 600])],
+    [
+        (1, None),
+        (3, None),
+        (1, [0, 100, 101, 300]),
+        (1, [0, 150, 300]),
+        (1, [0, 60, 100, 160, 280, 300]),
+        (1, [0, 50, 100, 150, 200, 250, 300]),
+        (2, [0, 40, 300, 420, 600]),
+    ],
     ids=str,
 )
 def test_outputs_and_gradients_equal_the_dense_formula(batch: int, borders: list[int] | None) -> None:
@@ -54,17 +62,37 @@ def assert_equal(found: Tensor, expected: Tensor, inputs: tuple[Tensor, ...]) ->
         torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-5)
 
 
-def test_samples_that_share_a_prefix_equal_samples_that_repeat_it() -> None:
+@pytest.mark.parametrize("lengths", [(40, 110), (50, 50, 50), (30, 45, 30, 45), (10, 100, 12, 20)], ids=str)
+def test_samples_that_share_a_prefix_equal_samples_that_repeat_it(lengths: tuple[int, ...]) -> None:
     query, key, value = heads(1, 300)
-    prefix, first, second, other = range(140), range(140, 180), range(180, 290), range(290, 300)
-    spans = [Span(0, 140), Span(140, 180, 0, 140), Span(180, 290, 0, 140), Span(290, 300)]
+    prefix, ends = range(140), list(accumulate(lengths, initial=140))
+    answers = [range(start, end) for start, end in pairwise(ends)]
+    other = range(ends[-1], 300)
+    spans = [Span(0, 140), *(Span(a.start, a.stop, 0, 140) for a in answers), Span(other.start, 300)]
     found, _ = segment_attention.segment_attention(torch.nn.Identity(), query, key, value, None, SCALE, spans=spans)
     parts = []
-    for start, rest in ((prefix, first), (prefix, second), (other, ())):
+    for start, rest in ((prefix, ()), *((prefix, answer) for answer in answers), (other, ())):
         places = torch.tensor([*start, *rest])
         alone = dense(query[:, :, places], key[:, :, places], value[:, :, places], torch.zeros(1, len(places)))
-        parts.append(alone if not parts or not rest else alone[:, len(start) :])
+        parts.append(alone[:, len(start) :] if rest else alone)
     assert_equal(found, torch.cat(parts, dim=1), (query, key, value))
+
+
+def test_a_product_is_of_short_siblings_or_of_a_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Products of the queries by their heads, samples and tokens: siblings together, where padding costs little."""
+    sizes = []
+    product = segment_attention._product
+
+    def noted(left: Tensor, right: Tensor) -> Tensor:
+        sizes.append(tuple(left.shape[:3]))
+        return product(left, right)
+
+    monkeypatch.setattr(segment_attention, "_product", noted)
+    ends = [60, 100, 140, 165, 185, 190, 290, 300]
+    spans = [Span(0, 60), *(Span(start, end, 0, 60) for start, end in pairwise(ends))]
+    segment_attention.segment_attention(torch.nn.Identity(), *heads(1, 300), None, SCALE, spans=spans)
+    # 60 tokens; 40, 40, 25 and 20 together, with which 5 would be four fifths padding; 5; 100; 10. Two key heads each.
+    assert sizes[::2] == [(2, 3, 60), (8, 3, 40), (2, 3, 5), (2, 3, 100), (2, 3, 10)]
 
 
 def test_bfloat16_stays_near_float32() -> None:

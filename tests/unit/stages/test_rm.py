@@ -101,7 +101,7 @@ def test_loss_and_gradient_are_those_of_the_formula(tmp_path, cut, method):
     assert caught.keys() == expected.keys()
     assert "v_head.summary.weight" in expected
     for name, grad in expected.items():
-        torch.testing.assert_close(caught[name], grad, rtol=1e-5, atol=1e-6, msg=name)
+        torch.testing.assert_close(caught[name], grad, rtol=1e-5, atol=3e-6, msg=name)
 
 
 @pytest.mark.parametrize("method", ["lora", "full"])
