@@ -42,6 +42,7 @@ class Side:
 # Ranks and engines of one thread each: at staleness 0 they take turns on the two cores.
 _OUR_BEST = (
     "num_workers=2", "cpus_per_worker=1", "num_rollouts=2", "rollout_cpus=1", "per_device_train_batch_size=8",
+    "vllm_enforce_eager=false",
 )  # fmt: skip
 OURS = {"full": Side("raytune", _OUR_BEST), "lora": Side("raytune", _OUR_BEST)}
 THEIRS = {
@@ -68,9 +69,10 @@ SETTINGS = {
         Side("raytune", extra)
         for extra in (
             _OUR_BEST,
-            ("num_workers=1", "cpus_per_worker=2", "rollout_cpus=2", "per_device_train_batch_size=8"),
-            ("num_workers=2", "cpus_per_worker=1", "rollout_cpus=2", "per_device_train_batch_size=8"),
-            (*_OUR_BEST[:-1], "per_device_train_batch_size=16"),
+            (*_OUR_BEST, "vllm_enforce_eager=true"),
+            (*_OUR_BEST, "num_workers=1", "cpus_per_worker=2", "num_rollouts=1", "rollout_cpus=2"),
+            (*_OUR_BEST, "num_rollouts=1", "rollout_cpus=2"),
+            (*_OUR_BEST, "per_device_train_batch_size=16"),
         )
     ),
 }
