@@ -52,10 +52,10 @@ class Piece:
             return base
         total = base.to(torch.float32)
         for a, b, layer, name in pairs:
-            delta = b.to(torch.float32) @ a.to(torch.float32)
             # Embeddings and GPT-2's Conv1D hold their weight the other way round.
             turned = isinstance(layer, LoraEmbedding) or layer.fan_in_fan_out
-            total = torch.add(total, delta.t() if turned else delta, alpha=layer.scaling[name])
+            left, right = (a.t(), b.t()) if turned else (b, a)
+            total = torch.addmm(total, left.to(total.dtype), right.to(total.dtype), alpha=layer.scaling[name])
         return total
 
 
