@@ -17,7 +17,6 @@ from actors.rollout_pulse import Pulse, engine_processes, kill
 from actors.rollout_replica import CONTROL, Health, Replica, ReplicaSettings, Translated
 from actors.vllm_memory import give_up_names
 from actors.vllm_plugin import BACKEND
-from raytune.engine.malloc import KEEP_FREED_MEMORY
 from raytune.errors import ConfigError, ReplicaLostError, RolloutError
 from raytune.stages.samples import Completion, Finish, Sampling, VersionSpan
 
@@ -46,8 +45,7 @@ def vllm_env(settings: ReplicaSettings, *, gpu: bool) -> dict[str, str]:
     if gpu:
         return shared
     # Without a binding several engines share the cores; with 0 the worker lives in the core's process, one hop less.
-    binding = {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
-    return {**shared, **binding, **KEEP_FREED_MEMORY}
+    return {**shared, "VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
 
 
 class VllmReplica(Replica):

@@ -1,4 +1,4 @@
-"""How a process that computes on a CPU holds its memory."""
+"""How a process of a CPU rank holds its memory."""
 
 import ctypes
 import platform
@@ -8,9 +8,6 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 # The most that glibc comes to by itself; larger blocks stay mappings of their own, which leave no gaps behind.
 _LARGEST_SHARED = 32 << 20
 _NEVER = -1
-
-KEEP_FREED_MEMORY = {"MALLOC_MMAP_THRESHOLD_": f"{_LARGEST_SHARED}", "MALLOC_TRIM_THRESHOLD_": f"{1 << 50}"}
-"""What `keep_freed_memory` does, for processes that are yet to be started with this environment."""
 
 
 def keep_freed_memory() -> bool:
