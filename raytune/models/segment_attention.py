@@ -5,7 +5,8 @@ samples and by causality. Here queries meet only the keys they may see: those of
 that the sample may share with others. The query heads of one key head are stacked instead of copying the keys.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
@@ -106,10 +107,12 @@ class _Piece(NamedTuple):
     """Queries of one product: of S samples of at most one block each, or of one block of a longer sample.
 
     Args: spans: without gaps between them, with the same prefix; a longer sample's ends with the block. first: query.
+    slots: places of the tokens among samples that are padded to the longest; None where there is no padding.
     """
 
     spans: tuple[Span, ...]
     first: int
+    slots: Tensor | None = None
 
     @property
     def queries(self) -> slice:
@@ -135,10 +138,11 @@ class _Piece(NamedTuple):
         """[N, H, t, D] of the samples in a row -> [N * S, H, longest, D], with zeros behind the shorter ones."""
         if len(self.spans) == 1:
             return joined
-        if (slots := self._slots()) is not None:
+        if self.slots is not None:
             number, heads, _, size = joined.shape
-            padded = joined.new_zeros(number, heads, len(self.spans) * _longest(self.spans), size)
-            padded[:, :, slots] = joined
+            longest = max(span.length for span in self.spans)
+            padded = joined.new_zeros(number, heads, len(self.spans) * longest, size)
+            padded[:, :, self.slots] = joined
             joined = padded
         return joined.unflatten(2, (len(self.spans), -1)).transpose(1, 2).flatten(0, 1)
 
@@ -147,47 +151,44 @@ class _Piece(NamedTuple):
         if len(self.spans) == 1:
             return apart
         padded = apart.unflatten(0, (-1, len(self.spans))).transpose(1, 2).flatten(2, 3)
-        slots = self._slots()
-        return padded if slots is None else padded[:, :, slots]
-
-    def _slots(self) -> Tensor | None:
-        """Places of the tokens among padded samples; None where there is no padding."""
-        longest = _longest(self.spans)
-        lengths = [span.length for span in self.spans]
-        if min(lengths) == longest:
-            return None
-        return torch.cat([torch.arange(length) + sample * longest for sample, length in enumerate(lengths)])
+        return padded if self.slots is None else padded[:, :, self.slots]
 
 
-def _pieces(spans: Sequence[Span]) -> Iterator[_Piece]:
+# Every layer of a forward pass asks for the same.
+@lru_cache(maxsize=4)
+def _pieces(spans: tuple[Span, ...]) -> list[_Piece]:
     """Everything that has to be computed, in order."""
-    together: tuple[Span, ...] = ()
+    return [piece for together in _runs(spans) for piece in _cut(together)]
+
+
+def _runs(spans: Iterable[Span]) -> Iterator[list[Span]]:
+    """Samples that share a product, and single ones of any length."""
+    run: list[Span] = []
+    longest = tokens = 0
     for span in spans:
-        if together and not _share_product((*together, span)):
-            yield from _cut(together)
-            together = ()
-        together = (*together, span)
-    if together:
-        yield from _cut(together)
+        longest, tokens = max(longest, span.length), tokens + span.length
+        brief = longest <= _BLOCK and longest * (len(run) + 1) <= _PADDED * tokens
+        siblings = run and (span.prefix_start, span.prefix_end) == (run[0].prefix_start, run[0].prefix_end)
+        if run and not (brief and siblings):
+            yield run
+            run, longest, tokens = [], span.length, span.length
+        run.append(span)
+    if run:
+        yield run
 
 
-def _share_product(spans: Sequence[Span]) -> bool:
-    longest, tokens = _longest(spans), sum(span.length for span in spans)
-    one_prefix = len({(span.prefix_start, span.prefix_end) for span in spans}) == 1
-    return one_prefix and longest <= _BLOCK and longest * len(spans) <= _PADDED * tokens
-
-
-def _cut(spans: tuple[Span, ...]) -> Iterator[_Piece]:
-    if len(spans) > 1:
-        yield _Piece(spans, spans[0].start)
+def _cut(run: Sequence[Span]) -> Iterator[_Piece]:
+    if len(run) == 1:
+        (span,) = run
+        for first in range(span.start, span.end, _BLOCK):
+            yield _Piece((span._replace(end=min(first + _BLOCK, span.end)),), first)
         return
-    (span,) = spans
-    for first in range(span.start, span.end, _BLOCK):
-        yield _Piece((span._replace(end=min(first + _BLOCK, span.end)),), first)
-
-
-def _longest(spans: Sequence[Span]) -> int:
-    return max(span.length for span in spans)
+    lengths = [span.length for span in run]
+    longest = max(lengths)
+    slots = None
+    if min(lengths) < longest:
+        slots = torch.cat([torch.arange(length) + sample * longest for sample, length in enumerate(lengths)])
+    yield _Piece(tuple(run), run[0].start, slots)
 
 
 def _seen(keys: Tensor, piece: _Piece) -> Tensor:
@@ -223,7 +224,7 @@ class _SegmentAttention(torch.autograd.Function):
         q, k, v = _stack(query * scale, key), _stack(key, key), _stack(value, key)
         out = torch.empty_like(q)
         kept = []
-        pieces = list(_pieces(spans))
+        pieces = _pieces(tuple(spans))
         for piece in pieces:
             scores = _product(piece.apart(q[:, :, piece.queries]), _seen(k, piece).transpose(1, 2))
             probs = _causal_softmax(scores, diagonal=piece.seen_by_first)
