@@ -228,7 +228,7 @@ def engine_arguments(settings: ReplicaSettings, *, gpu: bool) -> dict[str, Any]:
         "dtype": settings.dtype,
         "max_model_len": settings.max_length,
         "max_num_seqs": settings.max_sequences,
-        # Compiling on a CPU takes minutes and gains an eighth: matrix products are libraries' there.
+        # Compiling on a CPU takes a minute and gains an eighth: matrix products are libraries' there.
         "enforce_eager": not gpu if settings.eager is None else settings.eager,
         "enable_prefix_caching": True,
         "trust_remote_code": settings.trusts_code,
