@@ -14,7 +14,7 @@ class RolloutConfig(Group):
     vllm_gpu_util: float = Field(0.7, gt=0, lt=1)
     """Share of a GPU's memory that vLLM takes."""
     vllm_enforce_eager: bool | None = None
-    """Neither compile the model nor capture CUDA graphs; by default so on a CPU, where that takes a minute at each start."""
+    """Do not compile the model or capture CUDA graphs; the default on a CPU, where compiling takes a minute."""
     vllm_max_lora_rank: Annotated[int, NotBuilt()] = Field(32, ge=1)
     """Largest rank of adapters."""
     vllm_config: Mapping | None = None
