@@ -11,7 +11,7 @@ import psutil
 
 POLL_SECONDS = 0.02
 """How often the log is looked at: the error of a step's time."""
-MEMORY_SECONDS = 10.0
+MEMORY_SECONDS = 30.0
 """How often memory is sampled: that walks all pages of all processes, some 0.2 s for those of a run on Ray."""
 
 
