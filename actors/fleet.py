@@ -100,9 +100,10 @@ class Fleet:
     def pick(self, most: int = 1 << 30) -> int | None:
         """The healthy replica with the least to do, of equal ones that which has done least.
 
-        None if all have `most` answers to draw already, or none is healthy.
+        None if all have `most` answers to draw already, or none is healthy and known to have the target's weights.
         """
-        free = [index for index in self.in_state(State.HEALTHY) if self.members[index].load < most]
+        healthy = [index for index in self.in_state(State.HEALTHY) if self.members[index].version >= self.target]
+        free = [index for index in healthy if self.members[index].load < most]
         return min(free, key=lambda i: (self.members[i].load, self.members[i].served, i), default=None)
 
     def assign(self, index: int, answers: int) -> None:
@@ -115,9 +116,11 @@ class Fleet:
         member.served += answers if done else 0
 
     def beat(self, index: int, version: int) -> None:
-        """It answered. One that does not have the target's weights is stale; newer ones are the target from now on."""
-        if version > self.target:
-            self.advance(version, received={index})
+        """It answered. One that does not have the target's weights is stale; newer ones are the target from now on.
+
+        Others are not stale for that: they may be taking the same weights now. Until that is known they get nothing new.
+        """
+        self.target = max(self.target, version)
         member = self.members[index]
         member.missed, member.version = 0, version
         if member.state in (State.HEALTHY, State.SUSPECT):
@@ -178,8 +181,7 @@ class Fleet:
 
     def refitted(self, index: int, version: int) -> None:
         """A stale replica has weights `version` now; it serves if these are the target's, else it stays stale."""
-        if version > self.target:
-            self.advance(version, received={index})
+        self.target = max(self.target, version)
         member = self.members[index]
         member.version = version
         if version >= self.target and member.state is State.STALE:

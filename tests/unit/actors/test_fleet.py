@@ -102,9 +102,19 @@ def test_a_full_replica_gets_nothing_more() -> None:
     assert (fleet.pick(9), fleet.pick(8)) == (0, None)
 
 
+def test_a_replica_that_has_an_update_before_the_router_is_told_of_it_makes_no_other_stale() -> None:
+    fleet = fleet_of(2)
+    fleet.beat(0, 5)
+    fleet.assign(0, 8)
+    assert (fleet.target, fleet.pick(8)) == (5, None), "the other one gets nothing before it is known to have it too"
+    fleet.advance(5, received={0, 1})
+    assert (fleet.state(1), fleet.pick()) == (State.HEALTHY, 1)
+
+
 def test_newer_weights_than_expected_become_the_target() -> None:
     fleet = fleet_of(2)
     fleet.beat(0, 5)
+    fleet.beat(1, 0)
     assert (fleet.target, fleet.state(0), fleet.state(1)) == (5, State.HEALTHY, State.STALE)
 
 
