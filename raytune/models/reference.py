@@ -24,10 +24,12 @@ def without_adapter(model: PeftModel) -> Iterator[None]:
     peft marks the weights of a disabled adapter as frozen, and of an enabled one as trainable, whatever they were.
     """
     trains = [(param, param.requires_grad) for param in model.parameters()]
+    # Not model.disable_adapter(), which describes the whole model each time, to warn of what is no case here.
+    model.base_model.disable_adapter_layers()
     try:
-        with model.disable_adapter():
-            yield
+        yield
     finally:
+        model.base_model.enable_adapter_layers()
         for param, wanted in trains:
             param.requires_grad_(wanted)
 
