@@ -118,7 +118,7 @@ class Fleet:
     def beat(self, index: int, version: int) -> None:
         """It answered. One that does not have the target's weights is stale; newer ones are the target from now on.
 
-        Others are not stale for that: they may be taking the same weights now. Until that is known they get nothing new.
+        Others are not stale for that: they may be taking the same weights now. They get no work until that is known.
         """
         self.target = max(self.target, version)
         member = self.members[index]
