@@ -25,11 +25,12 @@ def without_adapter(model: PeftModel) -> Iterator[None]:
     """
     trains = [(param, param.requires_grad) for param in model.parameters()]
     # Not model.disable_adapter(), which describes the whole model each time, to warn of what is no case here.
-    model.base_model.disable_adapter_layers()
+    tuner: Any = model.base_model
+    tuner.disable_adapter_layers()
     try:
         yield
     finally:
-        model.base_model.enable_adapter_layers()
+        tuner.enable_adapter_layers()
         for param, wanted in trains:
             param.requires_grad_(wanted)
 
