@@ -44,8 +44,15 @@ def vllm_env(settings: ReplicaSettings, *, gpu: bool) -> dict[str, str]:
     shared = {"OMP_NUM_THREADS": str(settings.threads), "VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "WARNING"}
     if gpu:
         return shared
-    # Without a binding several engines share the cores; with 0 the worker lives in the core's process, one hop less.
-    return {**shared, "VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
+    return {
+        **shared,
+        # Several engines share the cores.
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        # The worker lives in the core's process, one hop less.
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+        # Models compiled ahead of time cannot be loaded again on a CPU (vLLM 0.32); the plain cache serves every start.
+        "VLLM_USE_AOT_COMPILE": "0",
+    }
 
 
 class VllmReplica(Replica):
