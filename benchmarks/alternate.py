@@ -20,11 +20,12 @@ F = TypeVar("F")
 
 
 def alternate(
-    sides: Sequence[S], run: Callable[[S], F], said: Callable[[int, S, F], str], *, repeats: int
+    sides: Sequence[S], run: Callable[[int, S], F], said: Callable[[int, S, F], str], *, repeats: int
 ) -> dict[S, list[F]]:
     """Run every side once, then every side again; returns the figures of each.
 
-    A side that fails is named on stderr and left out from then on. Args: said: the line about a run, with its number.
+    A side that fails is named on stderr and left out from then on. Args: run: given the number of the turn, from 1.
+    said: the line about a run, with that number.
     """
     runs: dict[S, list[F]] = {side: [] for side in sides}
     failed: set[S] = set()
@@ -33,7 +34,7 @@ def alternate(
             if side in failed:
                 continue
             try:
-                figures = run(side)
+                figures = run(turn, side)
             except RunError as error:
                 print(f"FAILED {side.name}: {side.label()}\n{error}", file=sys.stderr, flush=True)
                 failed.add(side)

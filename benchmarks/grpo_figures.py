@@ -40,6 +40,11 @@ class GrpoFigures:
     def steps_per_hour(self) -> float:
         return 3600.0 / self.step
 
+    @property
+    def speed(self) -> float:
+        """Tokens a second of each answer, drawn and learned from."""
+        return self.answer_tokens / self.step
+
 
 def reduce(watched: Watched, entries: Sequence[Entry], *, steps: int, warmup: int) -> GrpoFigures:
     """Figures of one run.
@@ -86,6 +91,7 @@ def comparison(name: str, ours: GrpoFigures, theirs: GrpoFigures, *, answers: in
         ("CPU seconds a step", ours.cpu, theirs.cpu, "{:.1f}"),
         ("tokens of an answer, mean", ours.answer_tokens, theirs.answer_tokens, "{:.1f}"),
         ("answer tokens a step", answers * ours.answer_tokens, answers * theirs.answer_tokens, "{:.0f}"),
+        ("answer tokens a second", answers * ours.speed, answers * theirs.speed, "{:.1f}"),
         ("answers cut at the limit", ours.cut, theirs.cut, "{:.2f}"),
         ("reward of the first step", ours.first_reward, theirs.first_reward, "{:.3f}"),
         ("reward, mean", ours.reward, theirs.reward, "{:.3f}"),

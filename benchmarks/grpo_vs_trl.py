@@ -108,12 +108,21 @@ def run_side(side: Side, task: GrpoTask, python: Path, minutes: float) -> GrpoFi
 
 
 def run_all(
-    sides: Sequence[Side], task: GrpoTask, python: Path, *, repeats: int, minutes: float
+    sides: Sequence[Side], task: GrpoTask, python: Path, *, data: Path, repeats: int, minutes: float
 ) -> dict[Side, list[GrpoFigures]]:
-    """Every side `repeats` times, in turn. Args: minutes: that a run may take."""
+    """Every side `repeats` times, in turn, each turn with prompts and answers of a seed of its own.
+
+    Args: data: folder of alpaca_en_demo.json. minutes: that a run may take.
+    """
+
+    def run(turn: int, side: Side) -> GrpoFigures:
+        seeded = replace(task, seed=task.seed + turn - 1)
+        write_prompts(data, task.folder / "data", task.steps * task.prompts, seeded.seed)
+        return run_side(side, seeded, python, minutes)
+
     return alternate(
         sides,
-        lambda side: run_side(side, task, python, minutes),
+        run,
         lambda turn, side, done: settings_line(f"run {turn}, {task.label}, {side.name}: {side.label()}", done),
         repeats=repeats,
     )
@@ -152,7 +161,7 @@ def arguments() -> argparse.Namespace:
     add("--answers", type=int, default=8, help="to a prompt")
     add("--tokens", type=int, default=64, help="of an answer at most")
     add("--learning-rate", type=float, default=1e-6)
-    add("--seed", type=int, default=42)
+    add("--seed", type=int, default=42, help="of the first repeat; the others have the next ones")
     add("--minutes", type=float, default=30, help="deadline of one run")
     add("--threads", type=int, help="OMP_NUM_THREADS of both; default none set")
     add("--ours", nargs="*", default=[], metavar="KEY=VALUE", help="further overrides for raytune")
@@ -173,7 +182,6 @@ def sides_of(args: argparse.Namespace, method: str) -> list[Side]:
 def main() -> None:
     args = arguments()
     folder = (args.work or Path(tempfile.mkdtemp(prefix="grpo-benchmark-"))).absolute()
-    write_prompts(args.data, folder / "data", args.steps * args.prompts, args.seed)
     python = trl_python(args.cache.absolute(), apart=args.apart)
     results = {}
     for method in args.method.split(","):
@@ -182,7 +190,8 @@ def main() -> None:
             prompts=args.prompts, answers=args.answers, tokens=args.tokens, method=method, bf16=args.type == "bf16",
             learning_rate=args.learning_rate, seed=args.seed,
         )  # fmt: skip
-        runs = run_all(sides_of(args, method), task, python, repeats=args.repeats, minutes=args.minutes)
+        sides = sides_of(args, method)
+        runs = run_all(sides, task, python, data=args.data, repeats=args.repeats, minutes=args.minutes)
         for side, done in runs.items():
             results[f"{task.label}, {side.name}: {side.label()}"] = [asdict(run) for run in done]
         (folder / "results.json").write_text(json.dumps(results, indent=1))

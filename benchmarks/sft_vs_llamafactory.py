@@ -109,7 +109,7 @@ def run_all(
     """Every side `repeats` times, in turn. Args: minutes: that a run may take."""
     return alternate(
         sides,
-        lambda side: run_side(side, task, opponent, tokens, minutes),
+        lambda _, side: run_side(side, task, opponent, tokens, minutes),
         lambda turn, side, done: settings_line(f"run {turn}, {side.name}: {side.label()}", done),
         repeats=repeats,
     )

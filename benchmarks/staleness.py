@@ -27,7 +27,7 @@ from actors.gather import Gatherer
 from actors.rollout import start_router
 from actors.rollout_replica import CONTROL, Health
 from benchmarks.grpo_figures import GrpoFigures, median
-from benchmarks.grpo_task import GrpoTask, write_prompts
+from benchmarks.grpo_task import GrpoTask
 from benchmarks.grpo_vs_trl import Side, run_all
 from benchmarks.rl_overheads import Instant, fake_loop
 from raytune.models.embedded import EMBEDDED_NAME, resolve_model_path
@@ -182,14 +182,14 @@ _WHOLE = {
 def report_vllm(options: argparse.Namespace) -> str:
     """Whole runs in turn, by `raytune train`."""
     folder = Path(tempfile.mkdtemp(prefix="staleness-benchmark-"))
-    write_prompts(options.data, folder / "data", options.steps * options.prompts, 42)
     task = GrpoTask(
         folder=folder, model=resolve_model_path(EMBEDDED_NAME), steps=options.steps, warmup=2, prompts=options.prompts,
         answers=options.answers, tokens=options.tokens, method=options.method, bf16=True, learning_rate=1e-6, seed=42,
     )  # fmt: skip
     sides = {name: replace(side, extra=(*side.extra, *options.ours)) for name, side in _WHOLE.items()}
     python = Path(sys.executable)
-    runs = run_all(list(sides.values()), task, python, repeats=options.repeats, minutes=options.minutes)
+    given = {"data": options.data, "repeats": options.repeats, "minutes": options.minutes}
+    runs = run_all(list(sides.values()), task, python, **given)
     lines = ["| run | s/step | waiting for answers, s | learning, s | gain |", "|---|---|---|---|---|"]
     first: GrpoFigures | None = None
     for name, side in sides.items():

@@ -63,6 +63,7 @@ def test_the_table_holds_medians_ratios_and_no_number_that_is_not_known() -> Non
     assert "| seconds a step | 2.00 | 6.00 | 0.33 |" in table
     assert "| steps an hour | 1800 | 600 | 3.00 |" in table
     assert "| answer tokens a step | 1920 | 1920 | 1.00 |" in table
+    assert "| answer tokens a second | 960.0 | 320.0 | 3.00 |" in table
     assert "| log-prob gap, mean | 1.0e-02 |  |  |" in table
 
 
