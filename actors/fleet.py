@@ -12,7 +12,8 @@ from raytune.errors import RolloutError
 
 
 class State(StrEnum):
-    """HEALTHY serves. SUSPECT and STALE may finish what they have and get nothing new. The others have no work."""
+    """HEALTHY serves, once it is known to have the newest weights that any replica has told of. SUSPECT and STALE may
+    finish what they have and get nothing new. The others have no work."""
 
     HEALTHY = "healthy"
     SUSPECT = "suspect"
@@ -83,13 +84,14 @@ class MemberView:
 class Fleet:
     """The replicas of a run, all of them RESTARTING at first.
 
-    `target` is the version of the weights that a replica must have to serve.
+    `target` is the version that was published: who has less is stale. `newest` is what some replica has already, in the
+    moment before an update is published: the others may be taking it too, so they just get no work until that is known.
     """
 
     def __init__(self, size: int, policy: FleetPolicy | None = None, *, target: int = 0) -> None:
         self.policy = policy or FleetPolicy()
         self.members = [Member() for _ in range(size)]
-        self.target = target
+        self.target = self.newest = target
 
     def state(self, index: int) -> State:
         return self.members[index].state
@@ -100,9 +102,9 @@ class Fleet:
     def pick(self, most: int = 1 << 30) -> int | None:
         """The healthy replica with the least to do, of equal ones that which has done least.
 
-        None if all have `most` answers to draw already, or none is healthy and known to have the target's weights.
+        None if all have `most` answers to draw already, or none is healthy and known to have the newest weights.
         """
-        healthy = [index for index in self.in_state(State.HEALTHY) if self.members[index].version >= self.target]
+        healthy = [index for index in self.in_state(State.HEALTHY) if self.members[index].version >= self.newest]
         free = [index for index in healthy if self.members[index].load < most]
         return min(free, key=lambda i: (self.members[i].load, self.members[i].served, i), default=None)
 
@@ -116,11 +118,8 @@ class Fleet:
         member.served += answers if done else 0
 
     def beat(self, index: int, version: int) -> None:
-        """It answered. One that does not have the target's weights is stale; newer ones are the target from now on.
-
-        Others are not stale for that: they may be taking the same weights now. They get no work until that is known.
-        """
-        self.target = max(self.target, version)
+        """It answered. One that does not have the target's weights is stale."""
+        self.newest = max(self.newest, version)
         member = self.members[index]
         member.missed, member.version = 0, version
         if member.state in (State.HEALTHY, State.SUSPECT):
@@ -181,7 +180,7 @@ class Fleet:
 
     def refitted(self, index: int, version: int) -> None:
         """A stale replica has weights `version` now; it serves if these are the target's, else it stays stale."""
-        self.target = max(self.target, version)
+        self.newest = max(self.newest, version)
         member = self.members[index]
         member.version = version
         if version >= self.target and member.state is State.STALE:
@@ -190,7 +189,7 @@ class Fleet:
 
     def advance(self, version: int, received: Collection[int]) -> None:
         """From now on `version` is the target; the replicas in `received` have it, all others are stale."""
-        self.target = version
+        self.target, self.newest = version, max(self.newest, version)
         for index, member in enumerate(self.members):
             if index in received:
                 member.version = version
@@ -199,13 +198,17 @@ class Fleet:
 
     def view(self) -> list[MemberView]:
         return [
-            MemberView(index, one.state, one.version, one.load, one.served, one.restarts, one.reason)
+            MemberView(index, one.state, one.version, one.load, one.served, one.restarts, self._why(one))
             for index, one in enumerate(self.members)
         ]
 
     def picture(self) -> str:
         """All replicas in one line, for error messages."""
         return "; ".join(f"replica {v.index} {v.state}{f' ({v.reason})' if v.reason else ''}" for v in self.view())
+
+    def _why(self, member: Member) -> str:
+        """The reason for its state, or for getting no work in it."""
+        return member.reason or (_behind(member.version, self.newest) if member.state is State.HEALTHY else "")
 
     def _become(self, index: int, state: State, reason: str) -> None:
         member = self.members[index]

@@ -53,6 +53,9 @@ class Pulse:
         # vLLM tells of a dead worker only when it has given up the others, which takes it ten seconds.
         if not all(map(_lives, self._workers)):
             raise ReplicaLostError("a process of the engine has ended")
+        if self._question is not None and self._question.done() and self._question.exception() is None:
+            # It was answered after the last look, so it lives; but the answer may be older than an update since.
+            self._question, self._answered, self._idle = None, time.monotonic(), 0
         if self._question is None:
             self._question = asyncio.create_task(self._engine.get_weight_version())
         # A question that is open stays open; a second one would only wait behind it.

@@ -105,17 +105,21 @@ def test_a_full_replica_gets_nothing_more() -> None:
 def test_a_replica_that_has_an_update_before_the_router_is_told_of_it_makes_no_other_stale() -> None:
     fleet = fleet_of(2)
     fleet.beat(0, 5)
+    fleet.beat(1, 0)
     fleet.assign(0, 8)
-    assert (fleet.target, fleet.pick(8)) == (5, None), "the other one gets nothing before it is known to have it too"
+    assert fleet.pick(8) is None, "the other one gets nothing before it is known to have the weights too"
+    assert "replica 1 healthy (has weights 0, not 5)" in fleet.picture()
     fleet.advance(5, received={0, 1})
     assert (fleet.state(1), fleet.pick()) == (State.HEALTHY, 1)
 
 
-def test_newer_weights_than_expected_become_the_target() -> None:
+def test_weights_that_only_one_replica_has_are_not_served_by_others_and_do_not_end_their_work() -> None:
     fleet = fleet_of(2)
-    fleet.beat(0, 5)
-    fleet.beat(1, 0)
-    assert (fleet.target, fleet.state(0), fleet.state(1)) == (5, State.HEALTHY, State.STALE)
+    fleet.outdated(1, "failed")
+    fleet.refitted(1, 3)
+    assert (fleet.state(0), fleet.state(1), fleet.pick()) == (State.HEALTHY, State.HEALTHY, 1)
+    fleet.advance(4, received={0})
+    assert (fleet.state(0), fleet.state(1), fleet.pick()) == (State.HEALTHY, State.STALE, 0)
 
 
 def test_restarts_that_fail_again_and_again_end() -> None:
@@ -142,6 +146,38 @@ def test_a_success_forgives_failed_restarts() -> None:
 @pytest.mark.parametrize(("failures", "seconds"), [(0, 0.0), (1, 1.0), (2, 2.0), (4, 8.0), (20, 60.0)])
 def test_backoff_doubles_up_to_a_minute(failures: int, seconds: float) -> None:
     assert FleetPolicy().backoff(failures) == seconds
+
+
+UPDATES = ("receive 0", "receive 1", "beat 0", "beat 1", "publish", "refit 0", "refit 1")
+
+
+@given(st.lists(st.sampled_from(UPDATES), max_size=60))
+def test_no_order_of_updates_and_heartbeats_serves_weights_that_are_not_the_published_ones(events: list[str]) -> None:
+    fleet = fleet_of(2)
+    engines, published = [0, 0], 0  # what each replica really has, and what the driver has told the router
+    for event in events:
+        what, _, index = event.partition(" ")
+        healthy = [fleet.state(one) is State.HEALTHY for one in (0, 1)]
+        match what:
+            case "receive":
+                engines[int(index)] = published + 1
+            case "beat":
+                fleet.beat(int(index), engines[int(index)])
+            case "publish":
+                published += 1
+                fleet.advance(published, received={one for one in (0, 1) if engines[one] >= published})
+            case "refit" if fleet.state(int(index)) is State.STALE:
+                engines[int(index)] = max(engines[int(index)], published)
+                fleet.refitted(int(index), engines[int(index)])
+        chosen = fleet.pick()
+        assert chosen is None or engines[chosen] >= published
+        for one in (0, 1):
+            if healthy[one] and fleet.state(one) is State.STALE:
+                assert fleet.members[one].version < published, "whoever is not known to have missed one goes on"
+    fleet.advance(published + 1, received=())
+    for one in (0, 1):
+        fleet.refitted(one, published + 1)
+    assert fleet.pick() is not None
 
 
 EVENTS = ("beat", "miss", "lose", "restart", "restarted", "outdated", "refitted", "advance")

@@ -17,12 +17,13 @@ class Core:
     """An engine whose core answers after so many seconds."""
 
     def __init__(self, seconds: float) -> None:
-        self.seconds, self.asked = seconds, 0
+        self.seconds, self.asked, self.version = seconds, 0, "7"
 
     async def get_weight_version(self) -> str:
         self.asked += 1
+        version = self.version
         await asyncio.sleep(self.seconds)
-        return "7"
+        return version
 
 
 @pytest.fixture
@@ -65,6 +66,20 @@ def test_a_core_that_computes_is_alive_and_is_asked_once(work: dict[str, float])
     assert found[0] is None
     assert "7" in found
     assert core.asked <= 2
+
+
+def test_an_answer_that_came_between_two_looks_is_not_told_as_if_it_were_new(work: dict[str, float]) -> None:
+    work["more"] = 0.5
+    core = Core(0.2)
+
+    async def ask() -> str | None:
+        pulse = pulse_of(core)
+        assert await pulse.version() is None
+        await asyncio.sleep(0.4)
+        core.version, core.seconds = "8", 0.0
+        return await pulse.version()
+
+    assert (asyncio.run(ask()), core.asked) == ("8", 2)
 
 
 def test_a_frozen_core_is_lost_at_the_second_look(work: dict[str, float]) -> None:
