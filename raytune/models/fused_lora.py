@@ -34,7 +34,7 @@ class _LoraProduct(torch.autograd.Function):
         grad_hidden = grad @ b.to(grad.dtype)
         grad_a = (grad_hidden.t() @ x).to(a.dtype) * ctx.scale
         # Not as grad^T hidden, which takes half as long again on a CPU.
-        grad_b = (hidden.t() @ grad).t().to(b.dtype, memory_format=torch.contiguous_format) * ctx.scale
+        grad_b = ((hidden.t() @ grad).to(b.dtype) * ctx.scale).t().contiguous()
         grad_x = None
         if ctx.needs_input_grad[0]:
             grad_x = (grad @ weight).addmm_(grad_hidden, a.to(grad.dtype), alpha=ctx.scale)

@@ -16,8 +16,10 @@ from transformers import AttentionInterface, AttentionMaskInterface
 NAME = "raytune_segments"
 # Queries of one product. Shorter blocks waste less above the diagonal but make products too small for the cores.
 _BLOCK = 128
-# Short samples share a product while padding makes them no longer than this, all together.
+# Short samples share a product while padding makes them no longer than so many times their tokens, all together,
 _PADDED = 1.5
+# and while they have no more tokens than this: of each query and key a product holds the score.
+_SHARED = 1024
 # As transformers' source shows, their layers hand the attention function a scale, and a window if the config has one.
 _PLAIN_MODELS = ("llama", "mistral", "qwen2", "qwen3", "smollm3")
 
@@ -167,7 +169,8 @@ def _runs(spans: Iterable[Span]) -> Iterator[list[Span]]:
     longest = tokens = 0
     for span in spans:
         longest, tokens = max(longest, span.length), tokens + span.length
-        brief = longest <= _BLOCK and longest * (len(run) + 1) <= _PADDED * tokens
+        padded = longest * (len(run) + 1)
+        brief = longest <= _BLOCK and padded <= min(_PADDED * tokens, _SHARED)
         siblings = run and (span.prefix_start, span.prefix_end) == (run[0].prefix_start, run[0].prefix_end)
         if run and not (brief and siblings):
             yield run

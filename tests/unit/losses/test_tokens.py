@@ -55,6 +55,19 @@ def test_scores_of_one_pass_and_their_gradient_are_those_of_the_definitions(coun
     torch.testing.assert_close(one.grad, two.grad)
 
 
+@pytest.mark.parametrize("spread", [0.01, 3.0, 30.0])
+def test_scores_in_float32_are_those_of_a_large_vocabulary(spread):
+    generator = torch.Generator().manual_seed(2)
+    logits = torch.randn(64, 49152, generator=generator) * spread
+    labels = torch.randint(49152, (64,), generator=generator)
+    table = torch.log_softmax(logits.double(), dim=-1)
+    found = score_tokens(logits, labels)
+    chosen, entropies = table.gather(1, labels[:, None])[:, 0], -(table.exp() * table).sum(dim=-1)
+    torch.testing.assert_close(found.logprobs.double(), chosen, rtol=1e-6, atol=1e-5)
+    # The difference of two numbers as large as the logits, here up to 140, each a sum over the vocabulary.
+    torch.testing.assert_close(found.entropies.double(), entropies, rtol=0, atol=1e-4)
+
+
 def test_a_second_gradient_of_the_one_pass_is_refused():
     logits = torch.randn(2, 3, requires_grad=True)
     total = score_tokens(logits, torch.tensor([0, 1])).logprobs.sum()

@@ -91,8 +91,15 @@ def test_a_product_is_of_short_siblings_or_of_a_block(monkeypatch: pytest.Monkey
     ends = [60, 100, 140, 165, 185, 190, 290, 300]
     spans = [Span(0, 60), *(Span(start, end, 0, 60) for start, end in pairwise(ends))]
     segment_attention.segment_attention(torch.nn.Identity(), *heads(1, 300), None, SCALE, spans=spans)
-    # 60 tokens; 40, 40, 25 and 20 together, with which 5 would be four fifths padding; 5; 100; 10. Two key heads each.
+    # 60 tokens; 40, 40, 25 and 20 together, which 5 more would pad to 200; 5; 100; 10. Two key heads.
     assert sizes[::2] == [(2, 3, 60), (8, 3, 40), (2, 3, 5), (2, 3, 100), (2, 3, 10)]
+
+
+def test_a_product_of_siblings_has_a_most_of_tokens() -> None:
+    """Scores are of each query and key: those of all answers to a prompt of any number would not fit."""
+    spans = [Span(0, 60), *(Span(60 + 100 * n, 160 + 100 * n, 0, 60) for n in range(25))]
+    pieces = segment_attention._pieces(tuple(spans))
+    assert [len(piece.spans) for piece in pieces] == [1, 10, 10, 5]
 
 
 def test_bfloat16_stays_near_float32() -> None:
