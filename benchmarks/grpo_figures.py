@@ -41,8 +41,8 @@ class GrpoFigures:
         return 3600.0 / self.step
 
     @property
-    def speed(self) -> float:
-        """Tokens a second of each answer, drawn and learned from."""
+    def pace(self) -> float:
+        """Tokens a second of one answer of a step's, drawn and learned from."""
         return self.answer_tokens / self.step
 
 
@@ -80,8 +80,13 @@ def median(runs: Sequence[GrpoFigures]) -> GrpoFigures:
     return GrpoFigures(**{name: statistics.median(values) for name, values in columns.items()})
 
 
-def comparison(name: str, ours: GrpoFigures, theirs: GrpoFigures, *, answers: int) -> str:
-    """Markdown: one line a figure, both programs and the ratio between them. Args: answers: of a step."""
+def comparison(name: str, our_runs: Sequence[GrpoFigures], their_runs: Sequence[GrpoFigures], *, answers: int) -> str:
+    """Markdown: one line a figure, both programs and the ratio between them, and the ratios of each pair of runs.
+
+    Args: our_runs, their_runs: in turn; a turn that only one of them ended is left out. answers: of a step.
+    """
+    pairs = list(zip(our_runs, their_runs, strict=False))
+    ours, theirs = (median(runs) for runs in zip(*pairs, strict=True))
     rows = [
         ("seconds a step", ours.step, theirs.step, "{:.2f}"),
         ("steps an hour", ours.steps_per_hour, theirs.steps_per_hour, "{:.0f}"),
@@ -91,7 +96,7 @@ def comparison(name: str, ours: GrpoFigures, theirs: GrpoFigures, *, answers: in
         ("CPU seconds a step", ours.cpu, theirs.cpu, "{:.1f}"),
         ("tokens of an answer, mean", ours.answer_tokens, theirs.answer_tokens, "{:.1f}"),
         ("answer tokens a step", answers * ours.answer_tokens, answers * theirs.answer_tokens, "{:.0f}"),
-        ("answer tokens a second", answers * ours.speed, answers * theirs.speed, "{:.1f}"),
+        ("answer tokens a second", answers * ours.pace, answers * theirs.pace, "{:.1f}"),
         ("answers cut at the limit", ours.cut, theirs.cut, "{:.2f}"),
         ("reward of the first step", ours.first_reward, theirs.first_reward, "{:.3f}"),
         ("reward, mean", ours.reward, theirs.reward, "{:.3f}"),
@@ -101,7 +106,9 @@ def comparison(name: str, ours: GrpoFigures, theirs: GrpoFigures, *, answers: in
         ("peak memory, largest process (GiB)", ours.peak_process / GIB, theirs.peak_process / GIB, "{:.2f}"),
     ]
     head = [f"| {name} (medians) | raytune | TRL | raytune / TRL |", "|---|---|---|---|"]
-    return "\n".join([*head, *(_line(label, mine, other, form) for label, mine, other, form in rows)])
+    each = ", ".join(f"{their_run.step / our_run.step:.2f}" for our_run, their_run in pairs)
+    lines = [_line(label, mine, other, form) for label, mine, other, form in rows]
+    return "\n".join([*head, *lines, "", f"Steps an hour, pair by pair: {each} times as many."])
 
 
 SETTINGS_HEAD = (

@@ -16,6 +16,7 @@ TRL = "1.16.0"
 TORCH = "2.13.0"
 SYSTEM = "You are a helpful assistant. Answer at length."
 REWARD = f"{ROOT / 'benchmarks' / 'grpo_reward.py'}:different_words"
+ROWS = "alpaca_en_demo.json"
 # Rows whose own answers are long have questions that the model answers at length too.
 _LONG, _SHORT = 800, 160
 _VALUES = {"true": True, "false": False, "null": None}
@@ -50,11 +51,11 @@ def write_prompts(source: Path, folder: Path, count: int, seed: int) -> None:
     one when there are not enough."""
     rows = [
         row["instruction"]
-        for row in json.loads((source / "alpaca_en_demo.json").read_text())
+        for row in json.loads((source / ROWS).read_text())
         if not row["input"] and len(row["output"]) >= _LONG and len(row["instruction"]) <= _SHORT
     ]
     if not rows:
-        sys.exit(f"no row of {source / 'alpaca_en_demo.json'} has a short question and a long answer")
+        sys.exit(f"no row of {source / ROWS} has a short question and a long answer")
     random.Random(seed).shuffle(rows)
     prompts = [{"messages": _conversation(rows[number % len(rows)])} for number in range(count)]
     folder.mkdir(parents=True, exist_ok=True)

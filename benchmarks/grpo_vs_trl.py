@@ -19,7 +19,7 @@ import yaml
 
 from benchmarks.alternate import alternate
 from benchmarks.grpo_figures import SETTINGS_HEAD, GrpoFigures, comparison, median, reduce, settings_line
-from benchmarks.grpo_task import ROOT, GrpoTask, our_config, parsed, their_job, trl_python, write_prompts
+from benchmarks.grpo_task import ROOT, ROWS, GrpoTask, our_config, parsed, their_job, trl_python, write_prompts
 from benchmarks.watch import watch
 from raytune.models.embedded import EMBEDDED_NAME, resolve_model_path
 
@@ -138,7 +138,7 @@ def report(runs: dict[Side, list[GrpoFigures]], task: GrpoTask, *, sweep: bool) 
     if not ours or not theirs:
         sys.exit("one of the two did not run to its end; its output is above")
     named = "\n".join(f"- {side.name}: {side.label()}" for side in runs)
-    table = comparison(task.label, median(ours), median(theirs), answers=task.prompts * task.answers)
+    table = comparison(task.label, ours, theirs, answers=task.prompts * task.answers)
     return f"{named}\n\n{table}"
 
 
@@ -181,6 +181,8 @@ def sides_of(args: argparse.Namespace, method: str) -> list[Side]:
 
 def main() -> None:
     args = arguments()
+    if not (args.data / ROWS).is_file():
+        sys.exit(f"{args.data / ROWS} is not there; --data names its folder")
     folder = (args.work or Path(tempfile.mkdtemp(prefix="grpo-benchmark-"))).absolute()
     python = trl_python(args.cache.absolute(), apart=args.apart)
     results = {}

@@ -188,8 +188,9 @@ def report_vllm(options: argparse.Namespace) -> str:
     )  # fmt: skip
     sides = {name: replace(side, extra=(*side.extra, *options.ours)) for name, side in _WHOLE.items()}
     python = Path(sys.executable)
-    given = {"data": options.data, "repeats": options.repeats, "minutes": options.minutes}
-    runs = run_all(list(sides.values()), task, python, **given)
+    runs = run_all(
+        list(sides.values()), task, python, data=options.data, repeats=options.repeats, minutes=options.minutes
+    )
     lines = ["| run | s/step | waiting for answers, s | learning, s | gain |", "|---|---|---|---|---|"]
     first: GrpoFigures | None = None
     for name, side in sides.items():

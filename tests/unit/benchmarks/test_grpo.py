@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.grpo_figures import GrpoFigures, comparison, median, reduce
+from benchmarks.grpo_figures import GrpoFigures, comparison, reduce
 from benchmarks.grpo_reward import different_words
 from benchmarks.grpo_task import GrpoTask, our_config, parsed, their_job, write_prompts
 from benchmarks.watch import RunError, Step, Watched
@@ -56,15 +56,16 @@ def test_a_run_that_missed_a_step_has_no_figures() -> None:
 
 def test_the_table_holds_medians_ratios_and_no_number_that_is_not_known() -> None:
     theirs = figures()
-    ours = median([replace(theirs, step=step, gap=0.01) for step in (2.0, 1.0, 100.0)])
+    ours = [replace(theirs, step=step, gap=0.01) for step in (2.0, 1.0, 100.0, 1000.0)]
 
-    table = comparison("lora, bf16", ours, theirs, answers=32)
+    table = comparison("lora, bf16", ours, [theirs] * 3, answers=32)
 
     assert "| seconds a step | 2.00 | 6.00 | 0.33 |" in table
     assert "| steps an hour | 1800 | 600 | 3.00 |" in table
     assert "| answer tokens a step | 1920 | 1920 | 1.00 |" in table
     assert "| answer tokens a second | 960.0 | 320.0 | 3.00 |" in table
     assert "| log-prob gap, mean | 1.0e-02 |  |  |" in table
+    assert "pair by pair: 3.00, 6.00, 0.06 times as many" in table, "of a turn that both ended"
 
 
 def test_prompts_are_short_questions_with_long_answers_again_from_the_first_one(tmp_path: Path) -> None:
