@@ -73,3 +73,9 @@ def wait_for(ref: Any, timeout: float, what: str) -> Any:
 def kill(handles: list[Any]) -> None:
     for handle in handles:
         ray.kill(handle)
+
+
+def forget(call: Any) -> None:
+    """Before its actor is killed: else Ray writes to the screen that it will try the call again. One that has ended, or
+    failed, is as it was."""
+    ray.cancel(call)

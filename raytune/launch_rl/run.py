@@ -29,7 +29,7 @@ from raytune.engine.checkpoint import CheckpointStore, write_json
 from raytune.errors import DataError
 from raytune.launch_rl.learn import learn
 from raytune.launch_rl.rewards import start_model, start_rewards, wait_for_models
-from raytune.launch_rl.roles import Ends, Roles, kill, wait_for
+from raytune.launch_rl.roles import Ends, Roles, forget, kill, wait_for
 from raytune.launch_rl.rollouts import adapter_rank, rollout_dtype, router_limits, start_deadline, start_replicas
 from raytune.launch_rl.turns import put_to_sleep
 from raytune.launch_rl.window import window_of
@@ -103,6 +103,7 @@ def _start(
     router = start_router(replicas, target=0, limits=router_limits(cfg), takes_turns=turns_on_gpus)
     closing.callback(kill, [router])
     serving = router.start.remote(start_deadline(cfg))
+    closing.callback(forget, serving)
     judge, judges = start_model(cfg, plan, placement)
     closing.callback(kill, judges)
     window = window_of(cfg)
