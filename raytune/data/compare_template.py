@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import copy
 import re
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from typing import TYPE_CHECKING
 
 from raytune.data.choice import Choice
@@ -48,7 +48,7 @@ def compare_template(template: Template, tokenizer: PreTrainedTokenizerBase, cfg
     if not tokenizer.chat_template or tokenizer.eos_token_id is None:
         return Choice(template)
     own = with_settings(own_template(tokenizer), cfg)
-    fitted = copy.deepcopy(tokenizer)
+    fitted = deepcopy(tokenizer)
     template.fix_tokenizer(fitted)
     probes = _PROBES if template.tool_format != "default" and writes_tools(own, tokenizer) else TALKS
     said, left = _explained(_written(probes, template, fitted, own, tokenizer), template, fitted)

@@ -12,7 +12,7 @@ import pytest
 from transformers import PreTrainedTokenizerBase
 
 from raytune.config.load import load_config
-from raytune.data import show
+from raytune.data import compare_template, show
 from raytune.data.template import Token, read_template, template_names
 from raytune.errors import DataError
 from raytune.types import PAIR_STAGES, PROMPT_STAGES, Stage
@@ -134,13 +134,14 @@ def fitted_tokenizer(
 ) -> PreTrainedTokenizerBase:
     """A tokenizer for one template, the session's where the template changes nothing in it.
 
-    The command copies its own at each call, which takes longer than all else here.
+    The command copies its own at each call, and a second one to compare, which takes longer than all else here.
     """
     template = read_template(name)
     added = set(template.stop_words) - smollm2_tokenizer.get_added_vocab().keys()
     same_end = not template.replace_eos or template.stop_words[0] == smollm2_tokenizer.eos_token
     tokenizer = smollm2_tokenizer if same_end and not added else copy.deepcopy(smollm2_tokenizer)
-    monkeypatch.setattr(show, "deepcopy", lambda _: tokenizer)
+    for module in (show, compare_template):
+        monkeypatch.setattr(module, "deepcopy", lambda given: given)
     return tokenizer
 
 
