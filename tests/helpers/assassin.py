@@ -1,4 +1,4 @@
-"""Kills processes of a run in the middle of a phase: `Assassin(plan)` in place of the loop's watchdog."""
+"""Kills or halts processes of a run in the middle of a phase: `Assassin(plan)` in place of the loop's watchdog."""
 
 import contextlib
 import threading
@@ -14,7 +14,7 @@ _HALT = 0.3
 
 @dataclass(frozen=True, slots=True)
 class Murder:
-    """The `count`-th time (from 1) that `phase` begins, the process of `title` dies in it.
+    """The `count`-th time (from 1) that `phase` begins, the process of `title` dies in it, or stands still for ever.
 
     Example: Murder("update", 3, "PolicyWorker", place=1)
     """
@@ -23,6 +23,7 @@ class Murder:
     count: int
     title: str
     place: int = 0
+    hangs: bool = False
 
 
 class Assassin:
@@ -35,7 +36,7 @@ class Assassin:
         self._plan, self._counts = list(plan), dict[str, int]()
         self._find = find or (lambda murder: processes_of(murder.title)[murder.place])
         self.done: list[Murder] = []
-        self.pids: list[int] = []
+        self.victims: list[psutil.Process] = []
 
     @contextlib.contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -49,9 +50,10 @@ class Assassin:
     def _strike(self, murder: Murder) -> None:
         victim = self._find(murder)
         victim.suspend()
-        threading.Timer(_HALT, victim.kill).start()
+        if not murder.hangs:
+            threading.Timer(_HALT, victim.kill).start()
         self.done.append(murder)
-        self.pids.append(victim.pid)
+        self.victims.append(victim)
 
 
 def processes_of(title: str) -> list[psutil.Process]:

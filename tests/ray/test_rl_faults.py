@@ -41,7 +41,8 @@ PLAN = (
     Murder("publish", 7, "PolicyWorker"),
     Murder("save", 6, "PolicyWorker"),
     Murder("update", 9, "RolloutRouter"),
-    Murder("publish", 11, "HfReplica"),
+    Murder("update", 10, "PolicyWorker", hangs=True),
+    Murder("publish", 12, "HfReplica"),
     Murder("save", 7, "RewardDesk"),
 )
 
@@ -79,8 +80,10 @@ def test_a_run_in_which_everything_dies_ends_with_the_same_bytes(folder, whole, 
     assassin = Assassin(PLAN)
     monkeypatch.setattr(learn, "watchdog_of", lambda folder, **deadlines: assassin)
     monkeypatch.setattr(logging.getLogger("raytune"), "propagate", True)
-    disturbed = run(folder, "disturbed", num_rollouts=2).folder
+    disturbed = run(folder, "disturbed", num_rollouts=2, ddp_timeout=20).folder
     assert set(assassin.done) == set(PLAN)
+    assert "rank 0 did not finish within 20 s" in caplog.text
+    assert not any(victim.is_running() for victim in assassin.victims)
     assert caplog.text.count("new ranks go on from") >= 3
     assert_same_end(disturbed, whole)
 
