@@ -76,8 +76,12 @@ types: setup
 contracts: setup
 	@$(BIN)/lint-imports --no-logo
 
+# Tests of one process run on all cores, those that start a Ray of their own after them, one by one.
+ALONE := tests/ray tests/e2e tests/gpu
+
 unit: setup
-	@$(BIN)/python -m pytest
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 8 --dist loadfile $(ALONE:%=--ignore=%)
+	@$(BIN)/python -m pytest $(ALONE)
 
 format: setup
 	@$(BIN)/ruff check --fix .
