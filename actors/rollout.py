@@ -14,6 +14,7 @@ from typing import Any
 
 import ray
 from ray.exceptions import RayActorError, RayError, RayTaskError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from actors import stacks
 from actors.fleet import Fleet, FleetPolicy, MemberView, State
@@ -27,6 +28,7 @@ log = get_logger(__name__)
 
 # Calls that wait inside the router cost little; a run never has so many prompts on their way.
 _SLOTS = 100_000
+_POLL = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +98,7 @@ class RolloutRouter:
                     log.warning("replicas %s did not start within %g s", busy, deadline)
                     break
                 raise RolloutError(f"no replica started within {deadline:g} s", where=self.fleet.picture())
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(_POLL)
         if not self.fleet.in_state(State.HEALTHY):
             raise self._failure or RolloutError("no rollout replica starts", where=self.fleet.picture())
         return self.fleet.view()
@@ -139,8 +141,16 @@ class RolloutRouter:
 
     @ray.method(max_task_retries=-1)
     async def rest(self, resting: bool) -> None:
-        """While resting, no engine is built or given weights: others have its memory. Whoever asks has deadlines."""
-        self.awake.clear() if resting else self.awake.set()
+        """While resting, no engine is built or given weights: others have its memory. Whoever asks has deadlines.
+
+        Returns once those that were being built or given weights are done: only then can they be put to sleep.
+        """
+        if not resting:
+            self.awake.set()
+            return
+        self.awake.clear()
+        while any(watch.works for watch in self._watches):
+            await asyncio.sleep(_POLL)
 
     def _begin(self) -> None:
         """Start the watches; the constructor has no event loop yet."""
@@ -203,7 +213,8 @@ class RolloutRouter:
             self.fleet.doubt(index, reason_of(error))
             return reason_of(error)
         except RayActorError as error:
-            self.fleet.lose(index, reason_of(error))
+            # Of a process that is gone, and perhaps being replaced already: the watch, woken below, finds out.
+            self.fleet.doubt(index, reason_of(error))
             return reason_of(error)
         except (RayError, ReplicaLostError) as error:
             ray.cancel(ref)
@@ -220,9 +231,12 @@ class RolloutRouter:
 
 
 def start_router(replicas: Sequence[Any], **settings: Any) -> Any:
-    """Start the router's actor on the caller's node; settings as of RolloutRouter.
+    """Start the router's actor on the caller's node, whose loss ends the run anyway; settings as of RolloutRouter.
 
     Ray starts a dead one anew: prompts that it had are lost, whereas short questions to it just take longer.
     """
-    actor = ray.remote(RolloutRouter).options(num_cpus=0, max_restarts=-1, max_task_retries=0, max_concurrency=_SLOTS)
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    actor = ray.remote(RolloutRouter).options(
+        num_cpus=0, max_restarts=-1, max_task_retries=0, max_concurrency=_SLOTS, scheduling_strategy=here
+    )
     return actor.remote(pickle.dumps(list(replicas)), **settings)

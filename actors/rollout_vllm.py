@@ -153,14 +153,25 @@ class VllmReplica(Replica):
         """
         engine, weights = self._parts()
         weights.asleep = True
-        await self._control(engine.sleep(level, mode="keep"), "sleep")
+        await self._turn(engine.sleep(level, mode="keep"), "sleep")
 
     @ray.method(concurrency_group=CONTROL)
     async def wake_up(self, tags: list[str] | None = None) -> None:
         """Take GPU memory again; of weights given up by level 2 a new version must be received."""
         engine, weights = self._parts()
-        if await self._control(engine.wake_up(tags), "wake up"):
+        if await self._turn(engine.wake_up(tags), "wake up"):
             weights.asleep = False
+
+    async def _turn(self, work: Coroutine[Any, Any, T], what: str) -> T:
+        """End an engine that fails in it: half awake it answers heartbeats, keeps its memory and draws nothing."""
+        done = False
+        try:
+            result = await self._control(work, what)
+            done = True
+        finally:
+            if not done:
+                await self.shutdown()
+        return result
 
     @ray.method(concurrency_group=CONTROL)
     async def init_transfer(self, info: dict[str, Any]) -> None:

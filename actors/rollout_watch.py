@@ -1,6 +1,7 @@
 """One replica under watch: heartbeats while it serves, and the way back when it does not."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import ray
@@ -25,6 +26,8 @@ class Watch:
         self._router, self._index, self._replica = router, index, replica
         self._fleet = router.fleet
         self.wake = asyncio.Event()
+        self.works = False
+        """Whether the engine is being built or given weights."""
         self._lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._silent = False
 
@@ -37,9 +40,9 @@ class Watch:
                 case State.DEAD:
                     await self._restart()
                 case State.RESTARTING:
-                    await self._build()
+                    await self._at_work(self._build)
                 case State.STALE:
-                    await self._refit()
+                    await self._at_work(self._refit)
             self._router.changed()
         log.error("rollout replica %s is gone: %s", self._index, self._fleet.members[self._index].reason)
 
@@ -84,10 +87,18 @@ class Watch:
         await asyncio.sleep(self._fleet.policy.backoff(member.failures))
         self._fleet.restart(self._index)
 
+    async def _at_work(self, work: Callable[[], Awaitable[None]]) -> None:
+        """What uses the replica's memory, once that is its turn."""
+        await self._router.awake.wait()
+        self.works = True
+        try:
+            await work()
+        finally:
+            self.works = False
+
     async def _build(self) -> None:
         """Its engine anew: in the same process if that answers, else in the one that Ray starts instead."""
         limit = self._router.limits.build
-        await self._router.awake.wait()
         try:
             async with asyncio.timeout(limit):
                 if self._silent and not await self._answers():
@@ -110,7 +121,8 @@ class Watch:
         """Build the engine, unless it is whole: then it is this router that is new."""
         if self._fleet.members[self._index].restarts == 0:
             try:
-                if not (await asyncio.wait_for(_awaited(self._replica.health.remote()), _POLL)).stale:
+                health = await asyncio.wait_for(_awaited(self._replica.health.remote()), self._fleet.policy.deadline)
+                if not health.stale:
                     return
             except (TimeoutError, RayTaskError):
                 log.debug("replica %s has no engine yet", self._index)
@@ -137,7 +149,6 @@ class Watch:
 
     async def _refit(self) -> None:
         limit = self._router.limits.refit
-        await self._router.awake.wait()
         try:
             version = await asyncio.wait_for(self._router.newest.refit(self._replica), limit)
         except (RayError, RaytuneError) as error:

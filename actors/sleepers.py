@@ -15,15 +15,26 @@ log = get_logger(__name__)
 
 
 class ReplicaSleepers:
-    """All replicas of a run. One that does not sleep or wake is the router's to mend; none that does is an error.
+    """All replicas of a run. One that does not sleep or wake has no engine then, until the router has built another;
+    none that does is an error.
 
     Args: router: its replicas are neither built nor refitted while they sleep on a GPU: the ranks have its memory.
-    level: 1 keeps weights in the host's memory, 2 forgets them. deadline: seconds.
+    level: 1 keeps weights in the host's memory, 2 forgets them. deadline: seconds for all to sleep or wake.
+    router_deadline: for the router to rest, which it does when no engine is being built or given weights.
     """
 
-    def __init__(self, replicas: Sequence[Any], router: Any, *, level: int, gpus: bool, deadline: float) -> None:
+    def __init__(
+        self,
+        replicas: Sequence[Any],
+        router: Any,
+        *,
+        level: int,
+        gpus: bool,
+        deadline: float,
+        router_deadline: float,
+    ) -> None:
         self._replicas, self._router, self._level = list(replicas), router, level
-        self._gpus, self._deadline = gpus, deadline
+        self._gpus, self._deadline, self._router_deadline = gpus, deadline, router_deadline
         self._known: set[int] = set()  # replicas whose trouble was said
         self._resting = False
 
@@ -41,9 +52,9 @@ class ReplicaSleepers:
         if not self._gpus:
             return
         try:
-            ray.get(self._router.rest.remote(self._resting), timeout=self._deadline)
+            ray.get(self._router.rest.remote(self._resting), timeout=self._router_deadline)
         except GetTimeoutError:
-            raise RolloutError(f"the rollout router did not answer within {self._deadline:g} s") from None
+            raise RolloutError(f"the rollout router did not answer within {self._router_deadline:g} s") from None
         except RayActorError as error:
             raise RolloutError("the rollout router died", where=reason_of(error)) from None
 

@@ -9,7 +9,7 @@ from actors.policy import PolicyGroup
 from actors.sleepers import ReplicaSleepers
 from raytune.config.run import RunConfig
 from raytune.launch_rl.roles import Roles
-from raytune.launch_rl.rollouts import adapter_rank
+from raytune.launch_rl.rollouts import adapter_rank, router_limits
 from raytune.stages.critic import PolicyWithCritic
 from raytune.stages.interfaces import Policy, Rollouts, WeightSync
 from raytune.stages.turns import Turns
@@ -59,6 +59,10 @@ def put_to_sleep(cfg: RunConfig, plan: Plan, replicas: Sequence[Any], router: An
     Whole weights come with each version, so they may be forgotten; those below an adapter come never again.
     """
     level = 1 if adapter_rank(cfg, plan) else 2
-    sleepers = ReplicaSleepers(replicas, router, level=level, gpus=plan.gpus > 0, deadline=_DEADLINE)
+    limits = router_limits(cfg)
+    longest = max(limits.build, limits.refit) + _DEADLINE
+    sleepers = ReplicaSleepers(
+        replicas, router, level=level, gpus=plan.gpus > 0, deadline=_DEADLINE, router_deadline=longest
+    )
     sleepers.sleep()
     return sleepers

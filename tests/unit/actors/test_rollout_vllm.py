@@ -1,9 +1,14 @@
 """What a replica asks of vLLM's engine."""
 
+import asyncio
+from types import SimpleNamespace
+
 import pytest
 
+from actors import rollout_vllm, stacks
 from actors.rollout_replica import ReplicaSettings
-from actors.rollout_vllm import engine_arguments
+from actors.rollout_vllm import VllmReplica, engine_arguments
+from raytune.errors import ReplicaLostError, RolloutError
 
 GIB = 2**30
 
@@ -24,3 +29,22 @@ def test_workers_are_processes_that_share_the_cache():
 )
 def test_a_model_is_compiled_on_gpus_and_where_it_is_asked_for(key: bool | None, gpu: bool, eager: bool) -> None:
     assert engine_arguments(ReplicaSettings("m", eager=key), gpu=gpu)["enforce_eager"] is eager
+
+
+def test_an_engine_that_does_not_wake_up_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half awake it would answer heartbeats and draw nothing."""
+    monkeypatch.setattr(stacks, "register", lambda what: None)
+    monkeypatch.setattr(rollout_vllm, "engine_processes", list)
+    ended: list[float] = []
+
+    async def wake_up(tags: list[str]) -> bool:
+        raise ValueError("CUDA out of memory")
+
+    replica = VllmReplica(ReplicaSettings("m"))
+    replica._engine = SimpleNamespace(wake_up=wake_up, shutdown=lambda timeout: ended.append(timeout))  # type: ignore[assignment]
+    replica._weights = SimpleNamespace(asleep=True)  # type: ignore[assignment]
+    with pytest.raises(RolloutError, match="could not wake up: ValueError: CUDA out of memory"):
+        asyncio.run(replica.wake_up(["kv_cache"]))
+    assert len(ended) == 1
+    with pytest.raises(ReplicaLostError, match="has no engine yet"):
+        asyncio.run(replica.health())

@@ -31,7 +31,7 @@ def made(told: list[bool], *, gpus: bool, failure: Exception | None = None) -> R
     quiet = SimpleNamespace(remote=lambda *_: None)
     router = SimpleNamespace(rest=SimpleNamespace(remote=rest))
     replica = SimpleNamespace(sleep=quiet, wake_up=quiet)
-    return ReplicaSleepers([replica], router, level=2, gpus=gpus, deadline=3.0)
+    return ReplicaSleepers([replica], router, level=2, gpus=gpus, deadline=9.0, router_deadline=3.0)
 
 
 def test_a_router_that_was_started_anew_is_told_whose_turn_it_is(told: list[bool]) -> None:
