@@ -64,9 +64,6 @@ class PolicyWorker(TrainerWorker):
     def resend_weights(self, receivers: Mapping[str, Any]) -> "Sent":
         return self._sender.resend(receivers)
 
-    def close_weights(self) -> None:
-        self._sender.close()
-
     def offload(self, weights: bool) -> None:
         self._policy.engine.offload(weights=weights)
 

@@ -14,7 +14,7 @@ import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from actors.fleet import State
+from actors.fleet import MemberView, State
 from actors.ranks import results_of
 from actors.rollout_weights import Parcel
 from actors.weights_messages import FLAT, Sent, WeightSettings
@@ -32,7 +32,7 @@ class WeightPublisher:
     """Implements the WeightSync Protocol.
 
     Args: ranks: trainer actors with `open_weights(settings) -> WeightSender.opening`, `resend_weights(receivers)`,
-    `publish_weights(version, receivers)` and `close_weights()`, which hand over to a WeightSender. replicas: actors
+    `publish_weights(version, receivers)`, which hand over to a WeightSender. replicas: actors
     with `node()`, `init_transfer(info)`, `receive(update, version)` and `add_adapter(path, version)`, in the router's
     order. router: a RolloutRouter, which knows who serves and refits the others; without one, call `refit`.
     gather_deadline: seconds in which all ranks have to gather and write.
@@ -52,6 +52,7 @@ class WeightPublisher:
         self._receivers: dict[str, Any] = {}
         self._prepared: set[int] = set()
         self._newest: Sent | None = None
+        self._said: dict[int, tuple[bool, int]] = {}
         self.reopen(ranks)
 
     def reopen(self, ranks: Sequence[Any]) -> None:
@@ -115,10 +116,10 @@ class WeightPublisher:
         raise RolloutError(f"replica {index} could not be refitted: {failure}")
 
     def close(self) -> None:
-        """Delete the files on every node."""
+        """Delete the files on every node. Ranks are not asked: they may be in the middle of an update."""
         for one in self._receivers.values():
             ray.kill(one)
-        refs = [rank.close_weights.remote() for rank in self._ranks]
+        refs = []
         for node in (node["NodeID"] for node in ray.nodes() if node["Alive"]):
             there = NodeAffinitySchedulingStrategy(node, soft=True)
             task = ray.remote(_remove).options(num_cpus=0, scheduling_strategy=there, max_retries=0)
@@ -130,7 +131,20 @@ class WeightPublisher:
         if self._router is None:
             return list(range(len(self._replicas)))
         members = self._from_router(self._router.members.remote(), "say who serves")
+        for one in members:
+            self._say(one)
         return [one.index for one in members if one.state in (State.HEALTHY, State.SUSPECT)]
+
+    def _say(self, one: MemberView) -> None:
+        """Tell, once, of a replica that is away or was built anew: the router's own log stays in its process."""
+        away = one.state in (State.DEAD, State.RESTARTING, State.GONE)
+        if self._said.get(one.index, (False, 0)) == (away, one.restarts):
+            return
+        if away:
+            log.warning("rollout replica %s is %s: %s", one.index, one.state, one.reason)
+        elif one.restarts:
+            log.warning("rollout replica %s serves again after restart %s", one.index, one.restarts)
+        self._said[one.index] = (away, one.restarts)
 
     def _nodes(self) -> dict[int, str]:
         """Where each replica is now, as far as they answer; one that was lost may have come back elsewhere."""

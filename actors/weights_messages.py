@@ -14,15 +14,17 @@ SHARED_MEMORY = Path("/dev/shm")
 class WeightSettings:
     """How the weights of a run travel.
 
-    Args: run: a name that no other run has, and the same one when a run is started again. kind: merged weights or the
+    Args: run: a name that no other run has. output: its output folder, by which a run that is started again knows what
+    the last one left. kind: merged weights or the
     adapter alone; "auto" sends the adapter when the engines take it. dtype: torch's name of what engines compute in.
     deadline: of each part, in seconds. kept_adapters: versions whose files stay, because answers begun with them may
     go on. max_lora_rank: of the engines. folder: shared memory of each node.
 
-    Example: WeightSettings("grpo-4f1c", dtype="bfloat16")
+    Example: WeightSettings("4f1c", "/runs/grpo", dtype="bfloat16")
     """
 
     run: str
+    output: str = ""
     kind: Literal["auto", "merged", "adapter"] = "auto"
     dtype: str = "bfloat16"
     bucket_bytes: int = 32 * 1024 * 1024

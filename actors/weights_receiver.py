@@ -22,7 +22,7 @@ class WeightReceiver:
         from raytune.models.shared_memory import claim
 
         self._folder = settings.on_node(ray.get_runtime_context().get_node_id())
-        claim(self._folder)
+        claim(self._folder, output=settings.output)
         self._bucket_bytes = settings.bucket_bytes
         self._writer: FlatWriter | None = None
         self._received: list[tuple[int, int, str]] = []
@@ -63,8 +63,3 @@ class WeightReceiver:
             shutil.rmtree(old, ignore_errors=True)
         self._adapters = self._adapters[-kept:]
         return str(folder)
-
-    def close(self) -> None:
-        """Give the shared memory back."""
-        self._writer = None
-        shutil.rmtree(self._folder, ignore_errors=True)

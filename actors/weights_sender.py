@@ -47,7 +47,7 @@ class WeightSender:
         self._node = ray.get_runtime_context().get_node_id()
         self._folder = settings.on_node(self._node)
         if self._writes:
-            claim(self._folder)
+            claim(self._folder, output=settings.output)
         self._published: Published | None = None
         self._writer: FlatWriter | None = None
         self._newest: Header | None = None
@@ -99,11 +99,6 @@ class WeightSender:
         file = map_file(writer.header_path.with_suffix(".bin"), header.size)
         pairs = zip(header.entries, header.offsets, strict=True)
         write_saved(path, header.version, ((entry, view_of(file, entry, offset)) for entry, offset in pairs))
-
-    def close(self) -> None:
-        """Give the shared memory back."""
-        self._writer = None
-        shutil.rmtree(self._folder, ignore_errors=True)
 
     def _ready_writer(self) -> "FlatWriter":
         from raytune.models.flat import FlatWriter

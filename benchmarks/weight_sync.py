@@ -57,9 +57,6 @@ class Rank:
     def resend_weights(self, receivers: Mapping[str, Any]) -> Sent:
         return self._sender.resend(receivers)
 
-    def close_weights(self) -> None:
-        self._sender.close()
-
     def touch(self) -> None:
         """Change the weights a little, as a step would, so that nothing is left in a cache by chance."""
         import torch

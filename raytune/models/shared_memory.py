@@ -14,25 +14,39 @@ _OWNER = "owner.json"
 _KEPT_SECONDS = 3600.0
 
 
-def claim(folder: Path) -> None:
-    """Make `folder` this process's own, and delete what dead processes left beside it more than an hour ago."""
+def claim(folder: Path, *, output: str) -> None:
+    """Make `folder` this process's own, and delete what dead processes left beside it.
+
+    That is what a run left that had the same output folder, which this one goes on from, and after an hour all else.
+
+    Args: folder: .../raytune-RUN-NODE. output: the run's output folder.
+    """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     started = psutil.Process().create_time()
-    (folder / _OWNER).write_text(json.dumps({"pid": os.getpid(), "started": started}))
+    (folder / _OWNER).write_text(json.dumps({"pid": os.getpid(), "started": started, "output": output}))
     for other in folder.parent.glob(f"{PREFIX}*"):
-        if other != folder and other.is_dir() and other.owner() == folder.owner() and _is_left(other):
+        earlier = output if _run_of(other) != _run_of(folder) else None
+        if other != folder and _is_left(other, earlier):
             shutil.rmtree(other, ignore_errors=True)
 
 
-def _is_left(folder: Path) -> bool:
+def _run_of(folder: Path) -> str:
+    return folder.name.rpartition("-")[0]
+
+
+def _is_left(folder: Path, output: str | None) -> bool:
+    """Whether it is ours, its process is dead and nobody reads it. Args: output: of earlier runs, which are over."""
     try:
+        if folder.stat().st_uid != os.getuid():
+            return False
         owner = json.loads((folder / _OWNER).read_text())
         pid, started = int(owner["pid"]), float(owner["started"])
         newest = max(path.stat().st_mtime for path in folder.iterdir())
     except (OSError, ValueError, KeyError, TypeError):
-        # Not ours, or somebody is at work in it.
+        # Not made by us, or somebody is at work in it.
         return False
-    return time.time() - newest > _KEPT_SECONDS and not _lives(pid, started)
+    over = bool(output) and owner.get("output") == output
+    return (over or time.time() - newest > _KEPT_SECONDS) and not _lives(pid, started)
 
 
 def _lives(pid: int, started: float) -> bool:

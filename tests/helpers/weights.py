@@ -75,9 +75,6 @@ class TinyRank:
     def folder(self) -> str:
         return str(self._settings.on_node(ray.get_runtime_context().get_node_id()))
 
-    def close_weights(self) -> None:
-        self._sender.close()
-
     def logprobs(self, ids: list[int]) -> list[float]:
         """Of each token after the first, under the model as it is now."""
         with torch.no_grad():

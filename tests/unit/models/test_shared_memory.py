@@ -12,11 +12,11 @@ import pytest
 from raytune.models.shared_memory import claim
 
 
-def folder_of(parent: Path, name: str, pid: int, started: float, *, hours: float) -> Path:
+def folder_of(parent: Path, name: str, pid: int, started: float, *, hours: float, output: str = "") -> Path:
     folder = parent / name
     folder.mkdir()
     for path, text in (
-        (folder / "owner.json", json.dumps({"pid": pid, "started": started})),
+        (folder / "owner.json", json.dumps({"pid": pid, "started": started, "output": output})),
         (folder / "slot-0.bin", ""),
     ):
         path.write_text(text)
@@ -42,7 +42,7 @@ def test_only_old_folders_of_dead_processes_go(tmp_path: Path, dead: int) -> Non
     foreign = folder_of(tmp_path, "other-e", dead, now, hours=2)
     nobodys = tmp_path / "raytune-f"
     nobodys.mkdir()
-    claim(tmp_path / "raytune-new")
+    claim(tmp_path / "raytune-new", output="/runs/a")
     assert not gone.exists()
     assert not reused.exists()
     assert all(folder.exists() for folder in (young, alive, foreign, nobodys))
@@ -50,6 +50,18 @@ def test_only_old_folders_of_dead_processes_go(tmp_path: Path, dead: int) -> Non
 
 def test_a_folder_is_taken_over(tmp_path: Path, dead: int) -> None:
     mine = folder_of(tmp_path, "raytune-a", dead, 1.0, hours=2)
-    claim(mine)
+    claim(mine, output="/runs/a")
     assert json.loads((mine / "owner.json").read_text())["pid"] == os.getpid()
     assert (mine / "slot-0.bin").exists()
+
+
+def test_what_a_killed_run_left_goes_when_it_is_started_again(tmp_path: Path, dead: int) -> None:
+    now = psutil.Process().create_time()
+    killed = folder_of(tmp_path, "raytune-1-a", dead, now, hours=0, output="/runs/a")
+    another = folder_of(tmp_path, "raytune-2-a", dead, now, hours=0, output="/runs/b")
+    alive = folder_of(tmp_path, "raytune-3-a", os.getpid(), now, hours=0, output="/runs/a")
+    # This run's own, of another node of the machine: engines there may still read what a dead rank wrote.
+    beside = folder_of(tmp_path, "raytune-new-b", dead, now, hours=0, output="/runs/a")
+    claim(tmp_path / "raytune-new-a", output="/runs/a")
+    assert not killed.exists()
+    assert all(folder.exists() for folder in (another, alive, beside))
