@@ -5,7 +5,7 @@ import functools
 import queue
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
@@ -106,7 +106,7 @@ class HfReplica(Replica):
 
         torch.set_num_threads(self.settings.threads)
         model: Any = AutoModelForCausalLM.from_pretrained(
-            self.settings.model, dtype=self.settings.dtype, trust_remote_code=self.settings.trusts_code
+            self._model_folder(), dtype=self.settings.dtype, trust_remote_code=self.settings.trusts_code
         )
         self._device = "cuda" if torch.cuda.is_available() and ray.get_gpu_ids() else "cpu"
         self._model = model.to(self._device).eval()
@@ -145,8 +145,16 @@ class HfReplica(Replica):
 
     @ray.method(concurrency_group=CONTROL)
     async def init_transfer(self, info: dict[str, Any]) -> None:
-        """Tell what will come: entries of name, dtype and shape; updates are checked against them."""
-        self._entries = info.get("entries", [])
+        """Tell what will come: entries of name, dtype and shape; updates are checked against them.
+
+        Errors: RolloutError if these are not the model's parameters, by the names that its checkpoint has.
+        """
+        if self._model is None:
+            raise ReplicaLostError("the replica has no model yet")
+        entries = info.get("entries", [])
+        if entries:
+            _check_entries({name: tuple(shape) for name, _, shape in entries}, self._model)
+        self._entries = entries
 
     @ray.method(concurrency_group=CONTROL)
     async def receive(self, update: dict[str, Any], version: int) -> dict[str, float]:
@@ -210,6 +218,19 @@ class HfReplica(Replica):
         """End the model's thread; the replica does not draw any more."""
         self._closed = True
         self._model = None
+
+
+def _check_entries(given: Mapping[str, tuple[int, ...]], model: Any) -> None:
+    own = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    strange = [name for name, shape in given.items() if own.get(name) != shape]
+    absent = [name for name, _ in model.named_parameters() if name not in given]
+    if strange or absent:
+        raise RolloutError(
+            f"transformers keeps the weights of a {type(model).__name__} in other tensors than its checkpoint: "
+            f"{len(strange)} of {len(given)} do not fit ({', '.join(strange[:2])}), {len(absent)} would not come "
+            f"({', '.join(absent[:2])})",
+            fix="Use rollout_backend: vllm.",
+        )
 
 
 def _fulfil(future: "Future[T]", work: Callable[[], T]) -> None:

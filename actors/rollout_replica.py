@@ -34,7 +34,8 @@ _GENERATE_SLOTS = 1000
 class ReplicaSettings:
     """What an engine is built from, again after each restart.
 
-    Args: max_length: most tokens of prompt and answer together. max_sequences: answers drawn at the same time.
+    Args: model: name or folder; every node finds its own copy. max_length: most tokens of prompt and answer together.
+    max_sequences: answers drawn at the same time.
     text: whose tokenizer turns texts of environments and stop strings into tokens; None is `model` as it is.
     environment: import path of the class behind multi-turn answers, of max_turns at most. adapter_rank: largest LoRA
     rank, 0 for none. sleeps: it takes turns on its GPU with a trainer rank. eager: do not compile; None is so on a CPU.
@@ -211,6 +212,15 @@ class Replica(ABC):
             max_turns=self.settings.max_turns,
             encode=lambda text: list(tokenizer.encode(text, add_special_tokens=False)),
             decode=lambda ids: str(tokenizer.decode(list(ids))),
+        )
+
+    def _model_folder(self) -> str:
+        """Where this node has the model; it is made or downloaded if need be."""
+        from raytune.models.embedded import resolve_model_path
+
+        source = self.settings.text or ModelConfig(model_name_or_path=self.settings.model)
+        return resolve_model_path(
+            self.settings.model, revision=source.model_revision, cache_dir=source.cache_dir, token=source.hf_hub_token
         )
 
     def _text(self) -> Any:

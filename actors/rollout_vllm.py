@@ -7,6 +7,7 @@ a deadline notices the latter, so every call has one, and the engine can be buil
 import asyncio
 import itertools
 from collections.abc import Coroutine, Mapping, Sequence
+from dataclasses import replace
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -85,7 +86,8 @@ class VllmReplica(Replica):
         from actors.weights_vllm import EngineWeights
 
         self._close()
-        arguments = engine_arguments(self.settings, gpu=bool(ray.get_gpu_ids()))
+        settings = replace(self.settings, model=self._model_folder())
+        arguments = engine_arguments(settings, gpu=bool(ray.get_gpu_ids()))
         check_arguments(arguments, AsyncEngineArgs.__dataclass_fields__)
         with Translated("vLLM cannot start"):
             engine = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
@@ -170,7 +172,7 @@ class VllmReplica(Replica):
             done = True
         finally:
             if not done:
-                await self.shutdown()
+                await self._end()
         return result
 
     @ray.method(concurrency_group=CONTROL)
@@ -210,6 +212,9 @@ class VllmReplica(Replica):
     @ray.method(concurrency_group=CONTROL)
     async def shutdown(self) -> None:
         """End the engine's processes."""
+        await self._end()
+
+    async def _end(self) -> None:
         await self._home.run(asyncio.to_thread(self._close), deadline=self.settings.control_deadline, what="shut down")
 
     def _parts(self) -> "tuple[AsyncLLM, EngineWeights]":

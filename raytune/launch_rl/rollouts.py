@@ -14,7 +14,7 @@ from raytune.config.run import RunConfig
 from raytune.engine.build import compute_dtype
 from raytune.launch_rl.backend import backend_of
 from raytune.launch_rl.roles import place
-from raytune.launch_rl.window import model_folder, window_of
+from raytune.launch_rl.window import window_of
 from raytune.stages.samples import Sampling
 
 # Answers that a replica has waiting for each that it draws: enough to fill a place at once, few enough to share.
@@ -55,7 +55,7 @@ def _turn(threads: Sequence[int], index: int) -> int:
 
 def _settings(cfg: RunConfig, plan: Plan, *, threads: int) -> ReplicaSettings:
     return ReplicaSettings(
-        model_folder(cfg),
+        str(cfg.model.model_name_or_path),
         text=cfg.model,
         dtype=rollout_dtype(cfg),  # type: ignore[arg-type]
         max_length=window_of(cfg),

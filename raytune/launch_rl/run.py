@@ -15,6 +15,7 @@ from ray.util.placement_group import PlacementGroup
 
 from actors import stacks
 from actors.data import prepare_data
+from actors.fleet import State
 from actors.gather import Gatherer
 from actors.placement import Plan
 from actors.policy import PolicyGroup
@@ -171,7 +172,9 @@ def _tell_router(weights: WeightPublisher, sleepers: ReplicaSleepers | None) -> 
 
 
 def _wait_for_replicas(cfg: RunConfig, serving: Any) -> None:
-    wait_for(serving, start_deadline(cfg) + _GRACE, "the rollout replicas to start")
+    for one in wait_for(serving, start_deadline(cfg) + _GRACE, "the rollout replicas to start"):
+        if one.state is not State.HEALTHY:
+            log.warning("rollout replica %s does not serve, it is %s: %s", one.index, one.state, one.reason)
 
 
 def _announce(cfg: RunConfig, plan: Plan, facts: "PolicyFacts", num_prompts: int, extent: _Extent) -> None:
@@ -196,6 +199,7 @@ def _settings_of_weights(cfg: RunConfig, plan: Plan) -> WeightSettings:
     rank = adapter_rank(cfg, plan)
     return WeightSettings(
         uuid.uuid4().hex[:12],
+        str(cfg.output.output_dir),
         kind="adapter" if rank else "merged",
         dtype=rollout_dtype(cfg),
         max_lora_rank=rank or None,

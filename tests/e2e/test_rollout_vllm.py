@@ -134,7 +134,7 @@ def test_answers_depend_on_their_seeds_alone(fleet: Fleet) -> None:
 
 
 def test_engines_that_sleep_draw_on_once_they_have_weights_and_caches(fleet: Fleet) -> None:
-    sleepers = ReplicaSleepers(fleet.replicas, fleet.router, level=1, gpus=False, deadline=60.0)
+    sleepers = ReplicaSleepers(fleet.replicas, fleet.router, level=1, gpus=False, deadline=60.0, router_deadline=60.0)
     sampling = Sampling(max_new_tokens=24, seed=9)
     before = fleet.draw(8, sampling)
     sleepers.sleep()

@@ -3,6 +3,7 @@
 import asyncio
 import pickle
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,16 +19,16 @@ PROMPT = Prompt(0, 0, np.array([1, 5], np.int32))
 
 
 @pytest.fixture
-def router(monkeypatch: pytest.MonkeyPatch) -> RolloutRouter:
+def router(monkeypatch: pytest.MonkeyPatch) -> Any:
     """A router of one replica that does nothing yet, with its watch not begun."""
     monkeypatch.setattr(stacks, "register", lambda what: None)
-    made = RolloutRouter(pickle.dumps([None]))
+    made: Any = RolloutRouter(pickle.dumps([None]))
     made._replicas = [SimpleNamespace(generate=SimpleNamespace(remote=lambda *_: None))]
     return made
 
 
 @pytest.mark.parametrize("state", list(State))
-def test_what_a_dead_process_had_does_not_disturb_the_one_that_replaces_it(router: RolloutRouter, state: State) -> None:
+def test_what_a_dead_process_had_does_not_disturb_the_one_that_replaces_it(router: Any, state: State) -> None:
     """Of many prompts the last may hear of the death when the replica is on its way back."""
 
     async def lost(ref: object, seconds: float) -> None:
@@ -35,7 +36,7 @@ def test_what_a_dead_process_had_does_not_disturb_the_one_that_replaces_it(route
 
     async def attempt() -> tuple[object, bool]:
         wake = asyncio.Event()
-        router._watches = [SimpleNamespace(unless_lost=lost, wake=wake)]  # type: ignore[list-item]
+        router._watches = [SimpleNamespace(unless_lost=lost, wake=wake)]
         router.fleet.members[0].state = state
         return await router._attempt(0, PROMPT, Sampling(), 2), wake.is_set()
 
@@ -46,9 +47,8 @@ def test_what_a_dead_process_had_does_not_disturb_the_one_that_replaces_it(route
     assert router.fleet.state(0) is (State.SUSPECT if state is State.HEALTHY else state)
 
 
-def test_a_router_rests_when_no_engine_is_being_built(router: RolloutRouter) -> None:
+def test_a_router_rests_when_no_engine_is_being_built(router: Any) -> None:
     async def scenario() -> None:
-        router._begin = lambda: None  # type: ignore[method-assign]
         watch = Watch(router, 0, None)
         router._watches = [watch]
         begun, finish = asyncio.Event(), asyncio.Event()

@@ -2,6 +2,7 @@
 
 import asyncio
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -40,9 +41,9 @@ def test_an_engine_that_does_not_wake_up_is_ended(monkeypatch: pytest.MonkeyPatc
     async def wake_up(tags: list[str]) -> bool:
         raise ValueError("CUDA out of memory")
 
-    replica = VllmReplica(ReplicaSettings("m"))
-    replica._engine = SimpleNamespace(wake_up=wake_up, shutdown=lambda timeout: ended.append(timeout))  # type: ignore[assignment]
-    replica._weights = SimpleNamespace(asleep=True)  # type: ignore[assignment]
+    replica: Any = VllmReplica(ReplicaSettings("m"))
+    replica._engine = SimpleNamespace(wake_up=wake_up, shutdown=lambda timeout: ended.append(timeout))
+    replica._weights = SimpleNamespace(asleep=True)
     with pytest.raises(RolloutError, match="could not wake up: ValueError: CUDA out of memory"):
         asyncio.run(replica.wake_up(["kv_cache"]))
     assert len(ended) == 1
