@@ -115,6 +115,8 @@ class RewardModelWorker:
             self._loading = asyncio.get_running_loop().create_task(asyncio.to_thread(self._make))
         return await asyncio.shield(self._loading)
 
+    # A model that hangs is killed by who waits for it: to ask the next one the same would kill that while it loads.
+    @ray.method(max_task_retries=0)
     async def score(self, rows: Sequence[Sequence[int]]) -> list[float]:
         """Score rows of token ids, in a batch with those of other callers."""
         one = _Waiting(rows, asyncio.get_running_loop().create_future())
