@@ -141,7 +141,7 @@ def test_memory_of_a_run_by_hand(home):
 
 
 def test_a_gpu_too_small_for_either_in_its_turn_is_refused(home):
-    cfg = load_config(run_keys(home, **{**RL, "finetuning_type": "full", "vllm_gpu_util": 0.5})).config
+    cfg = load_config(run_keys(home, **{**RL, "finetuning_type": "full"})).config
     sizes = sizes_of(cfg)
     check_shared_gpu(cfg, sizes, 16 * sizes.num_parameters)
     with pytest.raises(PlacementError, match="a rank needs"):
@@ -150,6 +150,16 @@ def test_a_gpu_too_small_for_either_in_its_turn_is_refused(home):
     check_shared_gpu(owns, sizes, 2 * 16 * sizes.num_parameters)
     with pytest.raises(PlacementError, match="a rank with its critic needs"):
         check_shared_gpu(owns, sizes, 2 * 16 * sizes.num_parameters - 1)
+
+
+def test_a_replica_of_transformers_has_its_gpu_whole(home):
+    """LoRA in fp32: a replica needs 4 bytes a parameter, of which vLLM gets its share and transformers all."""
+    engine = load_config(run_keys(home, **{**RL, "rollout_backend": "vllm", "vllm_gpu_util": 0.25})).config
+    sizes = sizes_of(engine)
+    check_shared_gpu(engine, sizes, 16 * sizes.num_parameters)
+    with pytest.raises(PlacementError, match=r"a rollout replica needs .* Raise vllm_gpu_util"):
+        check_shared_gpu(engine, sizes, 16 * sizes.num_parameters - 4)
+    check_shared_gpu(load_config(run_keys(home, **RL)).config, sizes, 8 * sizes.num_parameters)
 
 
 def test_plan_shows_the_roles_and_refuses_what_a_launch_refuses(home, monkeypatch):
