@@ -94,11 +94,15 @@ def test_the_backend_without_vllm(home, monkeypatch, caplog):
     with caplog.at_level("INFO", logger="raytune"):
         check(load_config(run_keys(home, **{**RL, "rollout_backend": "auto"})).config)
     assert "answers are drawn by transformers" in caplog.text
+    assert "no effect" not in caplog.text
+    with caplog.at_level("WARNING", logger="raytune"):
+        check(load_config(run_keys(home, **{**RL, "rollout_backend": "auto", "vllm_config": {"seed": 1}})).config)
+    assert "without vLLM no effect: vllm_config" in caplog.text
     with pytest.raises(ConfigError, match="rollout_backend is vllm, which is not installed"):
         check(load_config(run_keys(home, **{**RL, "rollout_backend": "vllm"})).config)
 
 
-@pytest.mark.parametrize("keys", [{"sglang_maxlen": 512}, {"vllm_max_lora_rank": 8}])
+@pytest.mark.parametrize("keys", [{"sglang_maxlen": 512}, {"vllm_max_lora_rank": 8}, {"vllm_config": {"sed": 1}}])
 def test_engine_keys_that_nobody_would_read_are_refused(home, keys):
     with pytest.raises(ConfigError, match=f"{next(iter(keys))} changes nothing in stage grpo"):
         load_config(run_keys(home, **{**RL, **keys}))
@@ -177,6 +181,8 @@ def test_plan_shows_the_roles_and_refuses_what_a_launch_refuses(home, monkeypatc
     lines = describe_plan(load_config(run_keys(home, **shared))).splitlines()
     assert "rollout    0: 2 CPU on this machine" in lines
     assert any(line.startswith("rollouts   1 x vllm of 2 workers, 136 tokens") for line in lines)
+    lines = describe_plan(load_config(run_keys(home, **RL))).splitlines()
+    assert any(line.startswith("replica    weights") and "keys and values" not in line for line in lines)
     with pytest.raises(RaytuneError, match="cannot be imported"):
         describe_plan(load_config(run_keys(home, **{**RL, "reward_funcs": "nowhere.rewards:f"})))
     with pytest.raises(PlacementError, match=r"the run's models need .* 2 x rollout 9000000.0 GiB"):
