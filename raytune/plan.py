@@ -50,14 +50,20 @@ def _answer_lines(cfg: RunConfig, plan: Plan, sizes: Sizes, shapes: Sequence[Nod
     launch_rl.check_room(cfg, plan, shapes)
     drawn = cfg.generation
     weights = launch_rl.replica_weights(cfg, sizes)
-    cache = f"{cfg.rollout.vllm_gpu_util:g} of a GPU" if plan.gpus else _gib(drawn.kv_cache_gb * 2**30)
+    backend = launch_rl.backend_of(drawn)
     lines = [
         f"placement  {'colocated: ranks and rollout replicas take turns' if plan.colocated else 'disaggregated'}",
-        f"rollouts   {drawn.num_rollouts} x {launch_rl.backend_of(drawn)}{_workers(drawn)}, "
+        f"rollouts   {drawn.num_rollouts} x {backend}{_workers(drawn)}, "
         f"{launch_rl.window_of(cfg)} tokens of prompt and answer, {drawn.max_num_seqs} answers at once",
-        f"replica    weights {_gib(weights)}, keys and values {cache}",
+        f"replica    weights {_gib(weights)}{_cache(cfg, plan) if backend == 'vllm' else ''}",
     ]
     return [*lines, f"note       {plan.note}"] if plan.note else lines
+
+
+def _cache(cfg: RunConfig, plan: Plan) -> str:
+    """What vLLM sets aside; transformers take memory for keys and values as answers grow."""
+    share = f"{cfg.rollout.vllm_gpu_util:g} of a GPU" if plan.gpus else _gib(cfg.generation.kv_cache_gb * 2**30)
+    return f", keys and values {share}"
 
 
 def _workers(drawn: GenerationConfig) -> str:

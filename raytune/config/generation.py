@@ -23,7 +23,7 @@ class GenerationConfig(Group):
     rollout_start_timeout: float = Field(600, gt=0)
     """Seconds a replica may take to start."""
     kv_cache_gb: float = Field(1, gt=0)
-    """Memory of a replica for keys and values on a CPU, in GiB."""
+    """Memory of a vLLM replica for keys and values on a CPU, in GiB."""
     max_num_seqs: int = Field(64, ge=1)
     """Answers that a replica draws at once."""
     placement: Literal["auto", "colocated", "disaggregated"] = "auto"
@@ -37,4 +37,4 @@ class GenerationConfig(Group):
     num_reward_workers: int = Field(1, ge=1)
     """Actors that score answers."""
     reward_cpus: float = Field(1, gt=0)
-    """CPUs of each of them."""
+    """CPUs of each of them; colocated ones share those of their rank."""

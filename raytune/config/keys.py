@@ -1,6 +1,6 @@
 """Flat keys and their groups: derived from the groups, so that a key is declared once."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date
 from types import NoneType, UnionType
@@ -66,6 +66,23 @@ def group_types() -> dict[str, type[Group]]:
 
 
 KEYS: dict[str, Key] = derive(group_types())
+
+# What learns from drawn answers draws them from the policy itself, not from a truncated one.
+_DRAWN = {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "max_new_tokens": 512, "logging_steps": 1}
+STAGE_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
+    "grpo": {
+        **_DRAWN, "num_generations": 8, "ppo_epochs": 1, "kl_coef": 0.0, "advantage": "group", "kl_in_reward": False,
+    },
+    "ppo": {
+        **_DRAWN, "num_generations": 1, "ppo_epochs": 4, "kl_coef": 0.2, "advantage": "gae", "kl_in_reward": True,
+    },
+}  # fmt: skip
+"""Defaults that hold in one stage only."""
+
+
+def default_of(name: str, stage: str) -> Any:
+    """The value of a key that nobody sets, in a run of that stage."""
+    return STAGE_DEFAULTS.get(stage, {}).get(name, KEYS[name].default)
 
 
 def alternatives(annotation: Any) -> Iterator[Any]:

@@ -10,8 +10,9 @@ from pydantic_core import ErrorDetails
 
 from raytune.config.base import Group
 from raytune.config.checks.broken import Broken
+from raytune.config.checks.idle import harmless_keys
 from raytune.config.compat import compat
-from raytune.config.keys import KEYS, alternatives, describe_type, group_types
+from raytune.config.keys import KEYS, STAGE_DEFAULTS, alternatives, describe_type, group_types
 from raytune.config.rules import RULES
 from raytune.config.run import RunConfig
 from raytune.config.source import Item, read_overrides, read_source
@@ -30,18 +31,6 @@ SECRETS = frozenset(
     }
 )
 """Keys whose values are never written or shown."""
-
-# What learns from drawn answers draws them from the policy itself, not from a truncated one.
-_DRAWN = {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "max_new_tokens": 512, "logging_steps": 1}
-STAGE_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
-    "grpo": {
-        **_DRAWN, "num_generations": 8, "ppo_epochs": 1, "kl_coef": 0.0, "advantage": "group", "kl_in_reward": False,
-    },
-    "ppo": {
-        **_DRAWN, "num_generations": 1, "ppo_epochs": 4, "kl_coef": 0.2, "advantage": "gae", "kl_in_reward": True,
-    },
-}  # fmt: skip
-"""Defaults that hold in one stage only."""
 
 
 # Made here, read by launch, chat, export and the CLI.
@@ -81,7 +70,11 @@ def load_config(source: Path | str | Mapping[str, Any], overrides: Sequence[str]
     if problems or config is None:
         raise as_error(problems, name)
     origin = {key: items[key].where if key in items else "default" for key in KEYS}
-    return Resolved(config, origin, (*file.warnings, *line.warnings))
+    idle = [
+        f"'{key}' ({origin[key]}) has no effect in stage {config.train.stage}: {why}"
+        for key, why in harmless_keys(config)
+    ]
+    return Resolved(config, origin, (*file.warnings, *line.warnings, *idle))
 
 
 def _add_stage_defaults(items: dict[str, Item]) -> None:

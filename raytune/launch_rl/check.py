@@ -5,6 +5,7 @@ Processes of the run check the same again, where they run; here it costs no star
 
 from actors.rollout_vllm import check_arguments
 from actors.vllm_arguments import known_arguments
+from raytune.config.checks.idle import VLLM_KEYS, given_of
 from raytune.config.run import RunConfig
 from raytune.errors import ConfigError
 from raytune.launch_rl.backend import backend_of
@@ -25,6 +26,9 @@ def check(cfg: RunConfig) -> None:
         _check_engine_arguments(cfg)
     elif cfg.generation.rollout_backend == "auto":
         log.info("vLLM is not installed: answers are drawn by transformers, which is slower (rollout_backend: hf)")
+        idle = given_of(cfg, VLLM_KEYS)
+        if idle:
+            log.warning("without vLLM no effect: %s", ", ".join(idle))
     check_workers(cfg.generation.rollout_tp_size, model_folder(cfg), backend)
     window = window_of(cfg)
     wanted = cfg.data.cutoff_len + cfg.sampling.max_new_tokens

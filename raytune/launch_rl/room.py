@@ -41,12 +41,15 @@ def needs_of(cfg: RunConfig, sizes: Sizes) -> dict[str, float]:
 
 def check_shared_gpu(cfg: RunConfig, sizes: Sizes, whole: int) -> None:
     """Each of the two has the GPU to itself in its turn. Args: whole: bytes of the GPU."""
-    share = cfg.rollout.vllm_gpu_util
+    if backend_of(cfg.generation) == "vllm":
+        share, remedy = cfg.rollout.vllm_gpu_util, "Raise vllm_gpu_util."
+    else:
+        share, remedy = 1.0, "Set rollout_dtype: bfloat16."
     # A critic of its own has a model of the same size, and learns in the same turn.
     ranks, models = ("a rank with its critic", 2) if cfg.policy.critic == "own" else ("a rank", 1)
     for who, needs, has, fix in (
         (ranks, models * _kept(sizes), whole, "Use finetuning_type: lora, engine: fsdp2 or placement: disaggregated."),
-        ("a rollout replica", replica_weights(cfg, sizes), share * whole, "Raise vllm_gpu_util."),
+        ("a rollout replica", replica_weights(cfg, sizes), share * whole, remedy),
     ):
         if needs > has:
             raise PlacementError(

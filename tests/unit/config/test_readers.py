@@ -1,7 +1,9 @@
 """A key that is honoured is read in one place outside the config package; a key that nobody reads is ignored."""
 
 from raytune.config.keys import KEYS
+from raytune.config.load import load_config
 from raytune.config.readers import keys_read, readers
+from raytune.errors import ConfigError
 
 # Only one value of these is built, it is done anyway, or the config itself acts on it: nobody has to read them.
 SETTLED_BY_CONFIG = {
@@ -101,6 +103,25 @@ SEVERAL_READERS = {
     "reward_time_limit": "functions limit themselves, and actors those who do not",
 }
 
+# What a run that learns from answers does not come by.
+LEARNS_FROM_ROWS = {
+    "raytune/data/budget.py",
+    "raytune/data/pretrain.py",
+    "raytune/data/stream_windows.py",
+    "raytune/stages/rank.py",
+    "raytune/stages/stream_rows.py",
+}
+
+# Keys that are read there alone, with values beside the default.
+OF_ROWS_ALONE: dict[str, object] = {
+    "buffer_size": 100,
+    "group_by_length": True,
+    "ignore_pad_token_for_loss": False,
+    "label_smoothing_factor": 0.1,
+    "neftune_noise_alpha": 5,
+    "packing": True,
+}
+
 
 def honoured() -> set[str]:
     """Keys of which some value beside the default is built."""
@@ -115,6 +136,21 @@ def test_every_honoured_key_is_read() -> None:
 def test_a_key_is_read_in_one_place() -> None:
     acting = {key: set(files) - ONLOOKERS for key, files in readers().items() if key not in SEVERAL_READERS}
     assert {key: sorted(files) for key, files in acting.items() if len(files) > 1} == {}
+
+
+def test_keys_of_learning_from_rows_are_not_passed_over_where_answers_are_learned_from() -> None:
+    acting = {key: set(files) - ONLOOKERS for key, files in readers().items()}
+    assert {key for key, files in acting.items() if files and files <= LEARNS_FROM_ROWS} == set(OF_ROWS_ALONE)
+    for stage in ("ppo", "grpo"):
+        assert [key for key, value in OF_ROWS_ALONE.items() if key not in told(stage, key, value)] == []
+
+
+def told(stage: str, key: str, value: object) -> str:
+    """What is said of a key: warnings, or the refusal."""
+    try:
+        return " ".join(load_config({"model_name_or_path": "m", "stage": stage, key: value}).warnings)
+    except ConfigError as error:
+        return str(error)
 
 
 def test_exceptions_are_keys() -> None:

@@ -39,6 +39,21 @@ CASES: dict[str, tuple[dict[str, object], dict[str, object]]] = {
         {"weight_sync": "merged"},
     ),
     "replicas_read_their_keys": ({"stage": "grpo", "sglang_maxlen": 100}, {"sglang_maxlen": 4096}),
+    "engines_read_their_keys": (
+        {"stage": "grpo", "rollout_backend": "hf", "vllm_config": {"swap_space": 1}}, {"rollout_backend": "vllm"},
+    ),
+    "colocated_rewards_have_their_ranks_cpus": (
+        {"stage": "grpo", "placement": "colocated", "reward_cpus": 2}, {"placement": "disaggregated"},
+    ),
+    "reward_functions_are_asked": (
+        {"stage": "grpo", "reward_funcs": "number", "overlong_buffer_len": 8}, {"reward_funcs": "number,overlong"},
+    ),
+    "reward_types_are_of_a_model": (
+        {"stage": "grpo", "reward_funcs": "number", "reward_model_type": "full"}, {"reward_model": "m"},
+    ),
+    "preferences_are_dpos": ({"stage": "ppo", "pref_beta": 0.2}, {"pref_beta": 0.1}),
+    "divergences_are_weighed": ({"stage": "grpo", "kl_estimator": "k2"}, {"kl_coef": 0.1}),
+    "dual_clips_are_ppos": ({"stage": "grpo", "clip_type": "cispo", "dual_clip": 3.0}, {"clip_type": "ppo"}),
     "answers_have_tokens": ({"stage": "grpo", "max_new_tokens": 0}, {"max_new_tokens": 16}),
     "critics_are_trained": ({"stage": "grpo", "lam": 0.9}, {"lam": 0.95}),
     "critics_of_their_own_have_a_rate": ({"stage": "ppo", "critic_learning_rate": 1e-5}, {"critic": "own"}),

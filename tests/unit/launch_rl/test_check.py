@@ -94,11 +94,15 @@ def test_the_backend_without_vllm(home, monkeypatch, caplog):
     with caplog.at_level("INFO", logger="raytune"):
         check(load_config(run_keys(home, **{**RL, "rollout_backend": "auto"})).config)
     assert "answers are drawn by transformers" in caplog.text
+    assert "no effect" not in caplog.text
+    with caplog.at_level("WARNING", logger="raytune"):
+        check(load_config(run_keys(home, **{**RL, "rollout_backend": "auto", "vllm_config": {"seed": 1}})).config)
+    assert "without vLLM no effect: vllm_config" in caplog.text
     with pytest.raises(ConfigError, match="rollout_backend is vllm, which is not installed"):
         check(load_config(run_keys(home, **{**RL, "rollout_backend": "vllm"})).config)
 
 
-@pytest.mark.parametrize("keys", [{"sglang_maxlen": 512}, {"vllm_max_lora_rank": 8}])
+@pytest.mark.parametrize("keys", [{"sglang_maxlen": 512}, {"vllm_max_lora_rank": 8}, {"vllm_config": {"sed": 1}}])
 def test_engine_keys_that_nobody_would_read_are_refused(home, keys):
     with pytest.raises(ConfigError, match=f"{next(iter(keys))} changes nothing in stage grpo"):
         load_config(run_keys(home, **{**RL, **keys}))
@@ -141,7 +145,7 @@ def test_memory_of_a_run_by_hand(home):
 
 
 def test_a_gpu_too_small_for_either_in_its_turn_is_refused(home):
-    cfg = load_config(run_keys(home, **{**RL, "finetuning_type": "full", "vllm_gpu_util": 0.5})).config
+    cfg = load_config(run_keys(home, **{**RL, "finetuning_type": "full"})).config
     sizes = sizes_of(cfg)
     check_shared_gpu(cfg, sizes, 16 * sizes.num_parameters)
     with pytest.raises(PlacementError, match="a rank needs"):
@@ -150,6 +154,16 @@ def test_a_gpu_too_small_for_either_in_its_turn_is_refused(home):
     check_shared_gpu(owns, sizes, 2 * 16 * sizes.num_parameters)
     with pytest.raises(PlacementError, match="a rank with its critic needs"):
         check_shared_gpu(owns, sizes, 2 * 16 * sizes.num_parameters - 1)
+
+
+def test_a_replica_of_transformers_has_its_gpu_whole(home):
+    """LoRA in fp32: a replica needs 4 bytes a parameter, of which vLLM gets its share and transformers all."""
+    engine = load_config(run_keys(home, **{**RL, "rollout_backend": "vllm", "vllm_gpu_util": 0.25})).config
+    sizes = sizes_of(engine)
+    check_shared_gpu(engine, sizes, 16 * sizes.num_parameters)
+    with pytest.raises(PlacementError, match=r"a rollout replica needs .* Raise vllm_gpu_util"):
+        check_shared_gpu(engine, sizes, 16 * sizes.num_parameters - 4)
+    check_shared_gpu(load_config(run_keys(home, **RL)).config, sizes, 8 * sizes.num_parameters)
 
 
 def test_plan_shows_the_roles_and_refuses_what_a_launch_refuses(home, monkeypatch):
@@ -167,6 +181,8 @@ def test_plan_shows_the_roles_and_refuses_what_a_launch_refuses(home, monkeypatc
     lines = describe_plan(load_config(run_keys(home, **shared))).splitlines()
     assert "rollout    0: 2 CPU on this machine" in lines
     assert any(line.startswith("rollouts   1 x vllm of 2 workers, 136 tokens") for line in lines)
+    lines = describe_plan(load_config(run_keys(home, **RL))).splitlines()
+    assert any(line.startswith("replica    weights") and "keys and values" not in line for line in lines)
     with pytest.raises(RaytuneError, match="cannot be imported"):
         describe_plan(load_config(run_keys(home, **{**RL, "reward_funcs": "nowhere.rewards:f"})))
     with pytest.raises(PlacementError, match=r"the run's models need .* 2 x rollout 9000000.0 GiB"):
