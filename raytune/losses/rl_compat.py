@@ -78,7 +78,7 @@ DIALECTS: Mapping[System, Dialect] = {
         token_clamp=None,
         cispo_floor=False,
         cispo_absolute=True,
-        kl_gradient="ratio",
+        kl_gradient="policy_ratio",
         corrections=(Correction("sequence", "mask", high=3.0),),
     ),
 }
