@@ -6,6 +6,9 @@ from raytune.config.run import RunConfig
 WHOLE_ANSWERS = ("group", "group_batch_std", "group_no_std", "leave_one_out", "rloo")
 GROUP_KINDS = (*WHOLE_ANSWERS, "reinforce++_baseline")
 
+# Values of rl_compat that correct the ratio to the rollouts without being asked to.
+CORRECTS_BY_DEFAULT = ("trl",)
+
 # What vLLM can be built for.
 ENGINE_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 
@@ -52,11 +55,14 @@ def reward_adapters_have_a_model(config: RunConfig) -> Broken | None:
 
 
 def truncated_draws_have_no_ratio(config: RunConfig) -> Broken | None:
-    sampling, correction = config.sampling, config.policy.rollout_correction
+    sampling, policy = config.sampling, config.policy
     cut = sampling.top_p < 1 or sampling.top_k > 0
+    correction = policy.rollout_correction
+    if correction is None and policy.rl_compat in CORRECTS_BY_DEFAULT:
+        correction = f"of rl_compat {policy.rl_compat}"
     wrong = learns_from_answers(config) and cut and correction not in (None, "off")
     what = f"rollout_correction {correction} weighs probabilities that top_p and top_k have changed"
-    keys = ("rollout_correction", "top_p", "top_k")
+    keys = ("rollout_correction", "rl_compat", "top_p", "top_k")
     return broken(wrong, what, *keys, fix="Set top_p: 1 and top_k: 0, or rollout_correction: off.")
 
 
