@@ -191,6 +191,18 @@ def test_the_divergence_is_told_by_some_answers_where_no_term_asks_for_it(tmp_pa
     assert sums.sums["kl"] / sums.count == pytest.approx(float((gap.exp() - 1 - gap).mean()), rel=1e-4)
 
 
+@pytest.mark.parametrize("fresh", [True, False])
+def test_no_divergence_is_told_of_a_policy_that_goes_on_with_an_adapter(tmp_path, fresh):
+    first = tmp_path / "first"
+    first.mkdir()
+    started(tmp_path, LearnRule()).save(first, with_state=False)
+    groups = random_groups(2, 2)
+    (share,) = share_out(groups, samples_of(groups), Cut(max_tokens=3000))
+    rank = started(tmp_path, LearnRule(), adapter_name_or_path=str(first), create_new_adapter=fresh)
+    # Without the adapter it goes on with, the policy is an earlier model than the one that the run began with.
+    assert ("kl" in rank.update(1, share).sums) is fresh
+
+
 def test_groups_of_equal_rewards_change_no_weight(tmp_path):
     groups = random_groups(2, 4)
     samples = [PolicySample(s.payload, s.place, s.length, 0.0) for s in samples_of(groups)]
