@@ -21,7 +21,8 @@ from raytune.stages.samples import ScoredGroup
 @dataclass(frozen=True, slots=True)
 class PPORule:
     """What ppo does to rewards. score_norm: bring them to the scale of all rewards so far. whiten: to mean 0 and
-    spread 1 within the step. target: divergence in nats an answer that the adaptive kl_coef aims at; None keeps it.
+    spread 1 within the step. target: divergence in nats an answer that the adaptive kl_coef aims at; None
+    keeps the coefficient that was configured, as where there is no divergence in the reward.
 
     Example: PPORule(EstimatorRule("gae", kl_coef=0.2), score_norm=False, whiten=False, target=6.0)
     """
@@ -42,7 +43,7 @@ def build_experience(
 
     def experience(groups: Sequence[ScoredGroup]) -> Experience:
         rescale = _rescaling(groups, rule, memory)
-        coef = memory.get("kl_coef", rule.estimator.kl_coef)
+        coef = rule.estimator.kl_coef if rule.target is None else memory.get("kl_coef", rule.estimator.kl_coef)
         estimator = replace(rule.estimator, kl_coef=coef)
         made = token_experience(groups, estimator, kl=kl, numbers_of=policy.values, rescale=rescale)
         if rule.target is not None and made.kl_of_answers is not None:
