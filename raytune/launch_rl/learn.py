@@ -162,7 +162,7 @@ def _experience(cfg: RunConfig, policy: Policy, algorithm: Algorithm, state: Tra
     if cfg.train.stage == "grpo":
         return grpo.build_experience(policy, algorithm.estimator, kl=algorithm.kl)
     target = cfg.rl.ppo_target if algorithm.estimator.kl_coef else None
-    rule = ppo.PPORule(algorithm.estimator, cfg.rl.ppo_score_norm, cfg.rl.ppo_whiten_rewards, target)
+    rule = ppo.PPORule(algorithm.estimator, cfg.rl.ppo_score_norm, target)
     return ppo.build_experience(policy, rule, kl=algorithm.kl, memory=state.learner)
 
 

@@ -64,6 +64,7 @@ def algorithm_of(cfg: RunConfig) -> Algorithm:
         kl_coef=cfg.rl.kl_coef if in_reward else 0.0,
         group=dialect.group,
         whiten=dialect.whiten,
+        whiten_rewards=cfg.rl.ppo_whiten_rewards,
         whiten_flat=dialect.whiten_flat,
     )
     learn = LearnRule(

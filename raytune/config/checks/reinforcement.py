@@ -38,6 +38,14 @@ def own_critic_is_asked(config: RunConfig) -> Broken | None:
     return broken(wrong, what, "critic", "advantage", fix="Use stage: ppo with advantage: gae, or leave critic out.")
 
 
+def whitened_rewards_have_a_critic(config: RunConfig) -> Broken | None:
+    kind = config.policy.advantage
+    wrong = config.train.stage == "ppo" and config.rl.ppo_whiten_rewards and kind != "gae"
+    what = f"ppo_whiten_rewards scales the rewards that a critic judges, and advantage {kind} has none"
+    fix = "Leave it out, or use advantage: gae; ppo_score_norm scales the rewards of whole answers."
+    return broken(wrong, what, "ppo_whiten_rewards", "advantage", fix=fix)
+
+
 def answers_are_rewarded(config: RunConfig) -> Broken | None:
     reward = config.reward
     wrong = learns_from_answers(config) and not reward.reward_funcs and reward.reward_model is None
@@ -179,6 +187,7 @@ RL_RULES = (
     groups_need_answers,
     grpo_has_no_critic,
     own_critic_is_asked,
+    whitened_rewards_have_a_critic,
     truncated_draws_have_no_ratio,
     answers_are_drawn,
     taking_turns_is_synchronous,

@@ -7,6 +7,13 @@ import pytest
 from raytune.config.load import load_config
 from raytune.errors import ConfigError
 from raytune.losses.rl_compat import DIALECTS, System
+from raytune.stages.algorithm import algorithm_of
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_whitened_rewards_are_the_estimators_matter(wanted: bool) -> None:
+    keys = {"model_name_or_path": "m", "stage": "ppo", "ppo_whiten_rewards": wanted}
+    assert algorithm_of(load_config(keys).config).estimator.whiten_rewards is wanted
 
 
 @pytest.mark.parametrize("cut", [{"top_p": 0.9}, {"top_k": 20}], ids=str)
