@@ -109,12 +109,12 @@ def token_experience(
     return Experience(samples, total / max(float(mask.sum()), 1.0), total / len(samples), rule.kl_coef)
 
 
-def teaches(group: ScoredGroup, rule: EstimatorRule) -> bool:
+def teaches(group: ScoredGroup) -> bool:
     """Whether the answers of a group, the greedy one among them, were rewarded differently; else comparing them says
     nothing."""
     greedy = () if group.baseline is None else (group.baseline,)
     scores = torch.tensor((*group.rewards, *greedy), dtype=torch.float64)
-    return not bool(flat_groups(scores, torch.zeros(len(scores), dtype=torch.int64), rule=rule.group).all())
+    return not bool(flat_groups(scores, torch.zeros(len(scores), dtype=torch.int64)).all())
 
 
 def _answers(groups: Sequence[ScoredGroup]) -> list[tuple[ScoredGroup, int]]:

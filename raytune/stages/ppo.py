@@ -20,9 +20,10 @@ from raytune.stages.samples import ScoredGroup
 
 @dataclass(frozen=True, slots=True)
 class PPORule:
-    """What ppo does to rewards. score_norm: bring them to the scale of all rewards so far. target: divergence in nats an
-    answer that the adaptive kl_coef aims at; None keeps the coefficient that was configured, as where there is no
-    divergence in the reward.
+    """What ppo does to rewards.
+
+    Args: score_norm: bring them to the scale of all rewards so far. target: divergence in nats an answer that the
+    adaptive kl_coef aims at; None keeps the coefficient as configured, as where no divergence is in the reward.
 
     Example: PPORule(EstimatorRule("gae", kl_coef=0.2), score_norm=False, target=6.0)
     """

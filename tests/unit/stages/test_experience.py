@@ -154,7 +154,7 @@ def test_a_group_teaches_if_one_answer_differs_from_the_greedy_one(
     rewards: tuple[float, ...], greedy: float | None, expected: bool
 ) -> None:
     one = group(0, *rewards, greedy=greedy)
-    assert teaches(one, REMAX) is expected
+    assert teaches(one) is expected
     if greedy is not None:
         # What dynamic sampling keeps is what has an advantage.
         assert any(any(each) for each in advantages([one]).values()) is expected
@@ -172,3 +172,11 @@ def test_the_log_has_the_greedy_answers_apart_from_the_others() -> None:
 def test_groups_are_alike_that_differ_from_their_greedy_answer_neither() -> None:
     groups = [group(0, 1.0, greedy=1.0), group(1, 1.0, greedy=0.0), group(2, 0.0, 0.0, greedy=0.0)]
     assert describe(groups, version=4)["groups_alike"] == 2.0
+
+
+def test_groups_are_alike_whatever_rounding_and_missing_scores_say() -> None:
+    third = 0.1 + 0.2
+    assert third != 0.3
+    alike = [(1.0, NAN), (NAN, NAN), (NAN, 0.5, 0.5), (third, 0.3)]
+    groups = [group(number, *rewards, greedy=None) for number, rewards in enumerate([*alike, (NAN, 0.5, 0.6)])]
+    assert describe(groups, version=4)["groups_alike"] == 4.0
