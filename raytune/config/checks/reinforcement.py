@@ -6,7 +6,7 @@ from raytune.config.run import RunConfig
 WHOLE_ANSWERS = ("group", "group_batch_std", "group_no_std", "leave_one_out", "rloo")
 GROUP_KINDS = (*WHOLE_ANSWERS, "reinforce++_baseline")
 
-# Values of rl_compat that correct the ratio to the rollouts without being asked to.
+# Values of rl_compat that correct the ratio to the rollouts without being asked to, but for advantage rloo.
 CORRECTS_BY_DEFAULT = ("trl",)
 
 # What vLLM can be built for.
@@ -66,7 +66,7 @@ def truncated_draws_have_no_ratio(config: RunConfig) -> Broken | None:
     sampling, policy = config.sampling, config.policy
     cut = sampling.top_p < 1 or sampling.top_k > 0
     correction = policy.rollout_correction
-    if correction is None and policy.rl_compat in CORRECTS_BY_DEFAULT:
+    if correction is None and policy.rl_compat in CORRECTS_BY_DEFAULT and policy.advantage != "rloo":
         correction = f"of rl_compat {policy.rl_compat}"
     wrong = learns_from_answers(config) and cut and correction not in (None, "off")
     what = f"rollout_correction {correction} weighs probabilities that top_p and top_k have changed"

@@ -194,7 +194,7 @@ def test_rloo_uses_the_probability_ratio_of_whole_answers(seed):
     }
     loss = RLOOTrainer._compute_loss(trainer(data), None, batch)  # type: ignore[arg-type]
     (slope,) = torch.autograd.grad(loss, data["now"])
-    rule = PolicyRule(ratio="sequence_product", log_ratio_clamp=None)
+    rule = policy_rule(TRL, clip_low=0.2, clip_high=0.2, level="product")
     assert_equal(ours(data, "sequence", rule), (loss.item(), slope, None))
 
 
