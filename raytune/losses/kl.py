@@ -12,19 +12,19 @@ import torch
 from torch import Tensor
 
 KLEstimator = Literal["k1", "k2", "k3"]
-KLGradient = Literal["plain", "score", "ratio", "policy_ratio"]
+KLGradient = Literal["plain", "ratio", "policy_ratio"]
 
 
 @dataclass(frozen=True, slots=True)
 class KLRule:
     """A divergence term.
 
-    Args: coef: its weight. estimator: see above. gradient: "plain" differentiates the estimate alone; "score" puts
-    the score-function term back for tokens drawn from this very policy; "ratio" does it for tokens drawn from an
-    older one, by the token's own importance ratio; "policy_ratio" takes the ratio of the policy loss instead, which
-    is not the token's own where whole answers are weighed. clamp_input: largest |d| that k3 sees, which keeps exp in
-    range; a token beyond has no gradient and is counted. clamp_output: largest estimate; None for none, because a
-    clamped estimate stops pulling exactly where the policy has strayed furthest (at 10, k3 lets go below d = -2.61).
+    Args: coef: its weight. estimator: see above. gradient: "plain" differentiates the estimate alone; "ratio" puts the
+    score-function term back, by the token's own importance ratio; "policy_ratio" takes the ratio of the policy loss
+    instead, which is not the token's own where whole answers are weighed. clamp_input: largest |d| that k3 sees, which
+    keeps exp in range; a token beyond has no gradient and is counted. clamp_output: largest estimate; None for none,
+    because a clamped estimate stops pulling exactly where the policy has strayed furthest (at 10, k3 lets go below
+    d = -2.61).
     """
 
     coef: float = 0.0
@@ -71,8 +71,6 @@ def kl_in_loss(logprobs: Tensor, ref_logprobs: Tensor, ratio: Tensor, rule: KLRu
     match rule.gradient:
         case "plain":
             return estimate
-        case "score":
-            return estimate * torch.exp(logprobs - logprobs.detach())
         case "ratio" | "policy_ratio":
             return estimate * ratio
 
