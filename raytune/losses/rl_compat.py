@@ -7,8 +7,8 @@ was cut.
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
 from raytune.losses.advantage import GroupRule
 from raytune.losses.kl import KLEstimator, KLGradient, KLRule
@@ -132,8 +132,3 @@ def kl_rule(dialect: Dialect, *, coef: float, estimator: KLEstimator | None = No
         clamp_input=dialect.kl_clamp_input,
         clamp_output=dict(dialect.kl_clamp_output).get(chosen),
     )
-
-
-def describe(dialect: Dialect) -> dict[str, Any]:
-    """The numbers by name, for the run's header and its checkpoints."""
-    return asdict(dialect)
