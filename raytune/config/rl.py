@@ -11,11 +11,11 @@ class RLConfig(Group):
     ppo_epochs: int = Field(4, ge=1)
     """Passes over the experience per update; by default 1 in grpo."""
     ppo_score_norm: bool = False
-    """Scale rewards by their running spread (ppo)."""
+    """Bring answers' rewards to mean 0 and spread 1 by those of all steps so far (ppo)."""
     ppo_target: float | None = Field(6.0, gt=0)
     """Divergence that the adaptive coefficient of the KL penalty aims at (ppo); null keeps kl_coef as it is."""
     ppo_whiten_rewards: bool = False
-    """Bring rewards to mean 0 and spread 1 before advantages (ppo)."""
+    """Bring tokens' rewards, less the divergence, to spread 1 within the step, around their mean (ppo with gae)."""
     gamma: float = Field(1.0, ge=0, le=1)
     """Discount of later rewards."""
     lam: float = Field(0.95, ge=0, le=1)

@@ -70,7 +70,7 @@ def learn(
             policy=seams.policy,
             weights=seams.weights,
             experience=_experience(cfg, seams.policy, algorithm, state),
-            keeps=_keeps(cfg, algorithm),
+            keeps=teaches if cfg.rl.dynamic_sampling else lambda group: True,
             transcribe=transcripts,
             monitor=monitors,
             checkpoints=checkpoints,
@@ -162,11 +162,5 @@ def _experience(cfg: RunConfig, policy: Policy, algorithm: Algorithm, state: Tra
     if cfg.train.stage == "grpo":
         return grpo.build_experience(policy, algorithm.estimator, kl=algorithm.kl)
     target = cfg.rl.ppo_target if algorithm.estimator.kl_coef else None
-    rule = ppo.PPORule(algorithm.estimator, cfg.rl.ppo_score_norm, cfg.rl.ppo_whiten_rewards, target)
+    rule = ppo.PPORule(algorithm.estimator, cfg.rl.ppo_score_norm, target)
     return ppo.build_experience(policy, rule, kl=algorithm.kl, memory=state.learner)
-
-
-def _keeps(cfg: RunConfig, algorithm: Algorithm) -> Any:
-    if not cfg.rl.dynamic_sampling:
-        return lambda group: True
-    return lambda group: teaches(group, algorithm.estimator)

@@ -3,7 +3,7 @@
 scores - divergence -> compared with a baseline (group, critic, greedy answer, nothing) -> [B, T] advantages
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -21,7 +21,8 @@ class EstimatorRule:
     """How advantages are estimated, with the numbers in which systems differ.
 
     Args: kind: the estimator. gamma: discount per token; lam: of gae alone. kl_coef: weight of a divergence in the
-    reward. group, whiten: numbers of the two steps. whiten_gae: whiten the critic's advantages. whiten_flat: let
+    reward. group, whiten: numbers of the two steps. whiten_rewards: bring the rewards of tokens, divergence and
+    all, to spread 1 around their mean (gae). whiten_gae: whiten the critic's advantages. whiten_flat: let
     groups with equal rewards take part in whitening, which gives them the same small advantage everywhere; otherwise
     they get 0 like anywhere else (reinforce++_baseline without a divergence in the reward).
 
@@ -34,6 +35,7 @@ class EstimatorRule:
     kl_coef: float = 0.0
     group: GroupRule = DEFAULT_GROUP_RULE
     whiten: WhitenRule = DEFAULT_WHITEN_RULE
+    whiten_rewards: bool = False
     whiten_gae: bool = True
     whiten_flat: bool = False
 
@@ -75,7 +77,8 @@ def estimate_advantages(outcomes: Outcomes, rule: EstimatorRule) -> Estimate:
         remax                 reward still to come minus the greedy answer's
 
     Raises: ValueError if the estimator needs values or greedy scores that are not there.
-    Source: Hu 2025 (arXiv 2501.03262) for reinforce++; Li et al. 2023 (arXiv 2310.10505) for remax.
+    Source: Huang et al. 2024 (arXiv 2403.17031) for whitening of rewards and of advantages; Hu 2025 (arXiv
+    2501.03262) for reinforce++; Li et al. 2023 (arXiv 2310.10505) for remax.
     """
     match rule.kind:
         case "gae":
@@ -95,10 +98,13 @@ def _critic(outcomes: Outcomes, rule: EstimatorRule) -> Estimate:
     if outcomes.values is None:
         raise ValueError("gae needs the critic's values")
     rewards = token_rewards(outcomes.scores, outcomes.mask, kl=outcomes.kl, kl_coef=rule.kl_coef)
+    known = _scorable(outcomes.scores, outcomes.mask)
+    if rule.whiten_rewards:
+        rewards = torch.where(known, whiten(rewards, known, rule=replace(rule.whiten, shift=False)), rewards)
     raw, returns = gae(rewards, outcomes.values, outcomes.mask, gamma=rule.gamma, lam=rule.lam)
     if not rule.whiten_gae:
         return Estimate(raw, returns)
-    return Estimate(whiten(raw, _scorable(outcomes.scores, outcomes.mask), rule=rule.whiten), returns)
+    return Estimate(whiten(raw, known, rule=rule.whiten), returns)
 
 
 def _against_group_mean(outcomes: Outcomes, rule: EstimatorRule) -> Estimate:

@@ -12,18 +12,19 @@ import torch
 from torch import Tensor
 
 KLEstimator = Literal["k1", "k2", "k3"]
-KLGradient = Literal["plain", "score", "ratio"]
+KLGradient = Literal["plain", "ratio", "policy_ratio"]
 
 
 @dataclass(frozen=True, slots=True)
 class KLRule:
     """A divergence term.
 
-    Args: coef: its weight. estimator: see above. gradient: "plain" differentiates the estimate alone; "score" puts
-    the score-function term back for tokens drawn from this very policy; "ratio" does it for tokens drawn from an
-    older one, by the importance ratio. clamp_input: largest |d| that k3 sees, which keeps exp in range; a token beyond
-    has no gradient and is counted. clamp_output: largest estimate; None for none, because a clamped estimate stops
-    pulling exactly where the policy has strayed furthest (at 10, k3 lets go below d = -2.61).
+    Args: coef: its weight. estimator: see above. gradient: "plain" differentiates the estimate alone; "ratio" puts the
+    score-function term back, by the token's own importance ratio; "policy_ratio" takes the ratio of the policy loss
+    instead, which is not the token's own where whole answers are weighed. clamp_input: largest |d| that k3 sees, which
+    keeps exp in range; a token beyond has no gradient and is counted. clamp_output: largest estimate; None for none,
+    because a clamped estimate stops pulling exactly where the policy has strayed furthest (at 10, k3 lets go below
+    d = -2.61).
     """
 
     coef: float = 0.0
@@ -61,7 +62,8 @@ def kl_in_loss(logprobs: Tensor, ref_logprobs: Tensor, ratio: Tensor, rule: KLRu
     from the policy that is being moved. With it k1 and k3 both have the gradient of the reverse KL, d * dlog pi/dtheta
     in expectation, which k2 has without it. Only the token's own draw counts, not its effect on later tokens.
 
-    Args: log-probs [N]. ratio: [N] importance ratio pi / pi_old with gradient, read by "ratio" alone.
+    Args: log-probs [N]. ratio: [N] importance ratio with gradient: of the tokens for "ratio", of the policy loss for
+    "policy_ratio"; otherwise not read.
     Returns: [N], not yet weighted by `coef`.
     Source: Tang and Munos 2025 (arXiv 2506.09477); DeepSeek-V3.2, section 3.1 for "ratio".
     """
@@ -69,9 +71,7 @@ def kl_in_loss(logprobs: Tensor, ref_logprobs: Tensor, ratio: Tensor, rule: KLRu
     match rule.gradient:
         case "plain":
             return estimate
-        case "score":
-            return estimate * torch.exp(logprobs - logprobs.detach())
-        case "ratio":
+        case "ratio" | "policy_ratio":
             return estimate * ratio
 
 

@@ -76,10 +76,10 @@ def policy_loss(
     Metrics, counted per token: ratio, approx_kl, clip_low, clip_high, clip_dual; entropy, kl, kl_saturated,
     mismatch_* and correction* where their inputs are given; and the maxima ratio_max, mismatch_abs_max.
     """
-    log_ratio = importance_log_ratio(tokens.logprobs, tokens.old_logprobs, tokens.sequences, rule)
-    ratio = log_ratio.exp()
+    change = tokens.logprobs - tokens.old_logprobs
+    ratio = importance_log_ratio(tokens.logprobs, tokens.old_logprobs, tokens.sequences, rule).exp()
     loss = surrogate(ratio, tokens.advantages, tokens.logprobs, rule)
-    sums = _ratio_metrics(tokens, ratio.detach(), rule)
+    sums = _ratio_metrics(tokens, ratio.detach(), _clamped(change.detach(), rule), rule)
     maxima = {"ratio_max": largest(ratio)}
     if tokens.rollout_logprobs is not None:
         gaps, gap_maxima = mismatch_metrics(tokens.old_logprobs, tokens.rollout_logprobs)
@@ -89,7 +89,8 @@ def policy_loss(
         sums |= gaps | (counts if corrections else {})
         maxima |= gap_maxima
     if tokens.ref_logprobs is not None and kl is not None:
-        penalty = kl_in_loss(tokens.logprobs, tokens.ref_logprobs, ratio, kl)
+        drawn = ratio if kl.gradient == "policy_ratio" else _clamped(change, rule).exp()
+        penalty = kl_in_loss(tokens.logprobs, tokens.ref_logprobs, drawn, kl)
         loss = loss + kl.coef * penalty
         cut = kl_saturated(tokens.logprobs, tokens.ref_logprobs, kl)
         sums |= {"kl": penalty.detach().sum(), "kl_saturated": cut.sum().to(loss.dtype)}
@@ -117,6 +118,10 @@ def importance_log_ratio(logprobs: Tensor, old_logprobs: Tensor, sequences: Sequ
             log_ratio = sequences.spread(sequences.means(change)).detach() + logprobs - logprobs.detach()
         case "sequence_product":
             log_ratio = sequences.spread(sequences.sums(change))
+    return _clamped(log_ratio, rule)
+
+
+def _clamped(log_ratio: Tensor, rule: PolicyRule) -> Tensor:
     if rule.log_ratio_clamp is None:
         return log_ratio
     return log_ratio.clamp(-rule.log_ratio_clamp, rule.log_ratio_clamp)
@@ -152,8 +157,11 @@ def _bounds(rule: PolicyRule) -> tuple[float, float]:
     return low, high
 
 
-def _ratio_metrics(tokens: PolicyInputs, ratio: Tensor, rule: PolicyRule) -> dict[str, Tensor]:
-    """Sums over tokens. A token counts as clipped where the bound has taken its gradient (ppo) or cut its weight."""
+def _ratio_metrics(tokens: PolicyInputs, ratio: Tensor, change: Tensor, rule: PolicyRule) -> dict[str, Tensor]:
+    """Sums over tokens. A token counts as clipped where the bound has taken its gradient (ppo) or cut its weight.
+
+    Args: ratio: that tokens are weighed by. change: log ratio of each token by itself. Both [N], without gradient.
+    """
     low, high = _bounds(rule)
     up, down = (tokens.advantages > 0, tokens.advantages < 0)
     if rule.clip == "cispo":
@@ -161,11 +169,9 @@ def _ratio_metrics(tokens: PolicyInputs, ratio: Tensor, rule: PolicyRule) -> dic
     dual = torch.zeros_like(down)
     if rule.clip == "ppo" and rule.dual_clip is not None:
         dual = down & (ratio > rule.dual_clip)
-    change = (tokens.logprobs - tokens.old_logprobs).detach()
-    bounded = change if rule.log_ratio_clamp is None else change.clamp(-rule.log_ratio_clamp, rule.log_ratio_clamp)
     return {
         "ratio": ratio.sum(),
-        "approx_kl": (torch.expm1(bounded) - bounded).sum(),
+        "approx_kl": (torch.expm1(change) - change).sum(),
         "clip_low": ((ratio < low) & down).sum().to(ratio.dtype),
         "clip_high": ((ratio > high) & up).sum().to(ratio.dtype),
         "clip_dual": dual.sum().to(ratio.dtype),

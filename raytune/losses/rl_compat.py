@@ -7,8 +7,8 @@ was cut.
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
 from raytune.losses.advantage import GroupRule
 from raytune.losses.kl import KLEstimator, KLGradient, KLRule
@@ -29,6 +29,8 @@ class Dialect:
     ratio. token_clamp, sequence_clamp: bound on |log ratio|, None for none. cispo_floor: CISPO clips from below too.
     cispo_absolute: its upper bound is `clip_high` itself, not 1 + clip_high. kl_estimator, kl_gradient: of the KL
     term. kl_clamp_input: of k3. kl_clamp_output: (estimator, bound) pairs. corrections: for rollouts from vLLM.
+    rloo_answers: with advantage rloo an answer is one action: it has the probability ratio of the whole answer, all
+    answers count alike whatever their length, and no rollout is corrected.
     """
 
     group: GroupRule
@@ -46,6 +48,7 @@ class Dialect:
     kl_clamp_input: float | None = None
     kl_clamp_output: tuple[tuple[KLEstimator, float], ...] = ()
     corrections: tuple[Correction, ...] = ()
+    rloo_answers: bool = False
 
 
 DIALECTS: Mapping[System, Dialect] = {
@@ -78,8 +81,9 @@ DIALECTS: Mapping[System, Dialect] = {
         token_clamp=None,
         cispo_floor=False,
         cispo_absolute=True,
-        kl_gradient="ratio",
+        kl_gradient="policy_ratio",
         corrections=(Correction("sequence", "mask", high=3.0),),
+        rloo_answers=True,
     ),
 }
 
@@ -89,21 +93,27 @@ def policy_rule(
     *,
     clip_low: float,
     clip_high: float,
-    level: Literal["token", "sequence"] = "token",
+    level: Literal["token", "sequence", "product"] = "token",
     clip: Literal["ppo", "cispo"] = "ppo",
 ) -> PolicyRule:
     """A policy rule as a system reads its keys; a user's own dual clip, cap or entropy bonus go in by `replace`.
 
-    Args: clip_low, clip_high: as the user wrote them, usually the distances of the bounds from 1.
+    Args: clip_low, clip_high: as the user wrote them, usually the distances of the bounds from 1. level: whose ratio:
+    a token's, its answer's by the length of it (GSPO), or the answer's probability ratio.
     """
-    cispo, whole = clip == "cispo", level == "sequence"
+    cispo = clip == "cispo"
+    ratios: dict[str, RatioLevel] = {
+        "token": "token",
+        "sequence": dialect.sequence_ratio,
+        "product": "sequence_product",
+    }
     return PolicyRule(
-        ratio=dialect.sequence_ratio if whole else "token",
+        ratio=ratios[level],
         clip=clip,
         clip_low=None if cispo and not dialect.cispo_floor else clip_low,
         clip_high=clip_high - 1.0 if cispo and dialect.cispo_absolute else clip_high,
         dual_clip=dialect.dual_clip,
-        log_ratio_clamp=dialect.sequence_clamp if whole else dialect.token_clamp,
+        log_ratio_clamp=dialect.token_clamp if level == "token" else dialect.sequence_clamp,
     )
 
 
@@ -122,8 +132,3 @@ def kl_rule(dialect: Dialect, *, coef: float, estimator: KLEstimator | None = No
         clamp_input=dialect.kl_clamp_input,
         clamp_output=dict(dialect.kl_clamp_output).get(chosen),
     )
-
-
-def describe(dialect: Dialect) -> dict[str, Any]:
-    """The numbers by name, for the run's header and its checkpoints."""
-    return asdict(dialect)

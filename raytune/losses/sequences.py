@@ -10,8 +10,6 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from raytune.types import IGNORE_INDEX
-
 Aggregation = Literal["token", "sequence", "fixed"]
 """How tokens are averaged: every token alike (DAPO), every answer alike (GRPO), or sums over a fixed length (Dr.GRPO).
 
@@ -48,34 +46,12 @@ class Sequences:
         return values[self.index]
 
 
-def label_sequences(labels: Tensor, segment_ids: Tensor | None) -> Sequences:
-    """Which answer each labelled token of a micro-batch belongs to, in the row order in which logits are taken.
-
-    Args: labels: [B, T] int64, -100 where the loss does not look; a row's first label is never predicted. segment_ids:
-    [B, T] int64, numbers 1, 2, ... of the answers packed into a row, 0 for padding; None for one answer a row.
-    Returns: N labelled tokens over the answers of all rows.
-    """
-    keep = labels[:, 1:] != IGNORE_INDEX
-    rows = torch.arange(labels.shape[0], device=labels.device)[:, None].expand_as(keep)
-    if segment_ids is None:
-        return Sequences(rows[keep], labels.shape[0])
-    packed = segment_ids.amax(dim=1)  # [B] answers of each row
-    before = packed.cumsum(0) - packed
-    return Sequences((before[rows] + segment_ids[:, 1:] - 1)[keep], int(packed.sum()))
-
-
 def token_weights(
-    sequences: Sequences,
-    aggregation: Aggregation,
-    *,
-    fixed_length: int = 1,
-    lengths: Tensor | None = None,
-    dtype: torch.dtype = torch.float32,
+    sequences: Sequences, aggregation: Aggregation, *, fixed_length: int = 1, dtype: torch.dtype = torch.float32
 ) -> Tensor:
     """Weight of each token before the division by `normaliser`.
 
-    Args: fixed_length: the constant L of "fixed", in tokens, the same for the whole run (max_new_tokens). lengths:
-    [S] tokens of the whole answers, where the micro-batch holds only parts of them.
+    Args: fixed_length: the constant L of "fixed", in tokens, the same for the whole run (max_new_tokens).
     Returns: [N].
     Source: Yu et al. 2025 (DAPO), section 3.3 for "token"; Shao et al. 2024 (GRPO), eq. 3 for "sequence"; Liu et al.
     2025 (Dr.GRPO) for "fixed".
@@ -84,8 +60,7 @@ def token_weights(
         case "token":
             return torch.ones(sequences.index.shape, dtype=dtype, device=sequences.index.device)
         case "sequence":
-            whole = sequences.lengths() if lengths is None else lengths
-            return sequences.spread(1.0 / whole.clamp(min=1).to(dtype))
+            return sequences.spread(1.0 / sequences.lengths().clamp(min=1).to(dtype))
         case "fixed":
             return torch.full(sequences.index.shape, 1.0 / fixed_length, dtype=dtype, device=sequences.index.device)
 

@@ -12,7 +12,7 @@ class WhitenRule:
     """Numbers in which systems differ.
 
     Args: ddof: 1 for the sample variance, 0 for the population's. eps: keeps the variance off 0, "add"ed to it or as
-    its "floor". shift: take the mean away too.
+    its "floor". shift: take the mean away; otherwise it stays as it is, and only distances from it are scaled.
     """
 
     ddof: int = 1
@@ -42,7 +42,7 @@ def whiten(values: Tensor, mask: Tensor, *, rule: WhitenRule = DEFAULT_WHITEN_RU
     variance = centred.square().sum() / max(chosen.numel() - rule.ddof, 1)
     guarded = variance + rule.eps if rule.guard == "add" else variance.clamp(min=rule.eps)
     result = torch.zeros_like(values, dtype=torch.float64)
-    result[keep] = (centred if rule.shift else chosen) * guarded.rsqrt()
+    result[keep] = centred * guarded.rsqrt() + (0.0 if rule.shift else chosen.mean())
     return result
 
 

@@ -64,6 +64,7 @@ def algorithm_of(cfg: RunConfig) -> Algorithm:
         kl_coef=cfg.rl.kl_coef if in_reward else 0.0,
         group=dialect.group,
         whiten=dialect.whiten,
+        whiten_rewards=cfg.rl.ppo_whiten_rewards,
         whiten_flat=dialect.whiten_flat,
     )
     learn = LearnRule(
@@ -71,7 +72,7 @@ def algorithm_of(cfg: RunConfig) -> Algorithm:
         policy=_policy(cfg, dialect),
         kl=None if in_reward else kl,
         corrections=_corrections(cfg, dialect),
-        aggregation=cfg.policy.loss_aggregation or dialect.aggregation,
+        aggregation=cfg.policy.loss_aggregation or ("sequence" if _acts_once(cfg, dialect) else dialect.aggregation),
         fixed_length=cfg.sampling.max_new_tokens,
         reference=in_reward and cfg.rl.kl_coef > 0,
         value_coef=cfg.rl.vf_coef,
@@ -84,16 +85,22 @@ def algorithm_of(cfg: RunConfig) -> Algorithm:
 def _policy(cfg: RunConfig, dialect: Dialect) -> Any:
     policy, low = cfg.policy, cfg.rl.clip_range
     high = low if policy.clip_range_high is None else policy.clip_range_high
-    rule = policy_rule(dialect, clip_low=low, clip_high=high, level=policy.ratio_level, clip=policy.clip_type)
+    level = "product" if policy.ratio_level == "token" and _acts_once(cfg, dialect) else policy.ratio_level
+    rule = policy_rule(dialect, clip_low=low, clip_high=high, level=level, clip=policy.clip_type)
     dual_clip = rule.dual_clip if policy.dual_clip is None else policy.dual_clip
     return replace(rule, dual_clip=dual_clip, entropy_coef=policy.entropy_coef)
+
+
+def _acts_once(cfg: RunConfig, dialect: Dialect) -> bool:
+    """Whether a whole answer is one action, not each of its tokens."""
+    return cfg.policy.advantage == "rloo" and dialect.rloo_answers
 
 
 def _corrections(cfg: RunConfig, dialect: Dialect) -> tuple[Correction, ...]:
     action, policy = cfg.policy.rollout_correction, cfg.policy
     match action:
         case None:
-            return dialect.corrections
+            return () if _acts_once(cfg, dialect) else dialect.corrections
         case "off":
             return ()
         case "truncate" | "mask" | "reject":

@@ -23,14 +23,20 @@ from raytune.stages.samples import ScoredGroup
 @dataclass(frozen=True, slots=True)
 class Experience:
     """Samples of one rollout batch. kl: mean divergence from the reference over tokens, kl_of_answers: over answers
-    of its sum, both in nats, where it was computed.
+    of its sum, both in nats; kl_coef: what it was weighed with in the rewards. None where there is none in them.
 
-    Example: Experience(samples=[...], kl=0.01, kl_of_answers=0.31)
+    Example: Experience(samples=[...], kl=0.01, kl_of_answers=0.31, kl_coef=0.2)
     """
 
     samples: list[PolicySample]
     kl: float | None = None
     kl_of_answers: float | None = None
+    kl_coef: float | None = None
+
+    def numbers(self) -> dict[str, float]:
+        """What the log says of it."""
+        known = {"kl": self.kl, "kl_coef": self.kl_coef}
+        return {name: value for name, value in known.items() if value is not None}
 
 
 def needs_tokens(rule: EstimatorRule) -> bool:
@@ -100,15 +106,15 @@ def token_experience(
     if divergence is None:
         return Experience(samples)
     total = float((divergence * mask).sum())
-    return Experience(samples, total / max(float(mask.sum()), 1.0), total / max(len(samples), 1))
+    return Experience(samples, total / max(float(mask.sum()), 1.0), total / len(samples), rule.kl_coef)
 
 
-def teaches(group: ScoredGroup, rule: EstimatorRule) -> bool:
+def teaches(group: ScoredGroup) -> bool:
     """Whether the answers of a group, the greedy one among them, were rewarded differently; else comparing them says
     nothing."""
     greedy = () if group.baseline is None else (group.baseline,)
     scores = torch.tensor((*group.rewards, *greedy), dtype=torch.float64)
-    return not bool(flat_groups(scores, torch.zeros(len(scores), dtype=torch.int64), rule=rule.group).all())
+    return not bool(flat_groups(scores, torch.zeros(len(scores), dtype=torch.int64)).all())
 
 
 def _answers(groups: Sequence[ScoredGroup]) -> list[tuple[ScoredGroup, int]]:

@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 
 from raytune.rewards.pass_at_k import mean_pass_at_k, powers_up_to
+from raytune.stages.experience import teaches
 from raytune.stages.samples import ScoredGroup
 
 RIGHT = 0.5
@@ -33,7 +34,7 @@ def describe(groups: Sequence[ScoredGroup], *, version: int) -> dict[str, float]
         "unscorable": float(len(rewards) - len(known)),
         "staleness": sum(oldest) / len(oldest),
         "staleness_max": float(max(oldest)),
-        "groups_alike": float(sum(len({*group.rewards, *_greedy(group)}) == 1 for group in groups)),
+        "groups_alike": float(sum(not teaches(group) for group in groups)),
         "time_group": round(sum(group.rollout_seconds for group in groups) / len(groups), 4),
         "time_reward": round(sum(group.reward_seconds for group in groups), 4),
     }

@@ -4,13 +4,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
-import torch
 from torch import Tensor
 
 from raytune.data.collate import Batch
 from raytune.engine.base import Forward, Loss
 from raytune.losses.kl import KLRule
-from raytune.losses.mismatch import Correction, mismatch_metrics
+from raytune.losses.mismatch import Correction
 from raytune.losses.policy import PolicyInputs, PolicyRule, policy_loss
 from raytune.losses.reduce import MetricSums
 from raytune.losses.sequences import Aggregation, token_weights
@@ -34,9 +33,8 @@ class LearnRule:
     """How a rank learns from answers.
 
     Args: role: "policy" has no critic, "actor_critic" a value head on the policy's trunk, "critic" is one by itself.
-    kl: a divergence term of the loss. aggregation, fixed_length: as in token_weights. rollout_is_old: the engine's
-    log-probs stand in for those of the policy before the update; corrections must be empty then. reference: have
-    `values` tell the reference's log-probs too. value_coef: weight of the critic's loss beside the policy's.
+    kl: a divergence term of the loss. aggregation, fixed_length: as in token_weights. reference: have `values` tell
+    the reference's log-probs too. value_coef: weight of the critic's loss beside the policy's.
 
     Example: LearnRule(kl=KLRule(coef=0.01))
     """
@@ -47,14 +45,9 @@ class LearnRule:
     corrections: tuple[Correction, ...] = ()
     aggregation: Aggregation = "token"
     fixed_length: int = 1
-    rollout_is_old: bool = False
     reference: bool = False
     value_coef: float = 0.1
     value_clip: float | None = 0.2
-
-    def __post_init__(self) -> None:
-        if self.rollout_is_old and self.corrections:
-            raise ValueError("with rollout log-probs as the old ones, their mismatch is in the ratio already")
 
     @property
     def kl_in_loss(self) -> bool:
@@ -111,29 +104,21 @@ def _policy(logits: Tensor, numbers: Tensor, micro: Micro, known: Known, rule: L
         train_entropy=rule.policy.entropy_coef != 0,
     )
     logprobs = micro.in_row_order(scores.logprobs, numbers)
-    old = logprobs.detach() if known.logprobs is None else known.logprobs
-    trainer = old
-    if rule.rollout_is_old:
-        old = torch.where(micro.rollout_logprobs.isnan(), old, micro.rollout_logprobs)
-    sums = policy_loss(
+    return policy_loss(
         PolicyInputs(
             logprobs=logprobs,
-            old_logprobs=old,
+            old_logprobs=logprobs.detach() if known.logprobs is None else known.logprobs,
             advantages=micro.advantages,
             weights=_weights(micro, rule),
             sequences=micro.sequences,
             ref_logprobs=known.reference,
-            rollout_logprobs=None if rule.rollout_is_old else micro.rollout_logprobs,
+            rollout_logprobs=micro.rollout_logprobs,
             entropies=micro.in_row_order(scores.entropies, numbers),
         ),
         rule=rule.policy,
         kl=rule.kl if rule.kl_in_loss else None,
         corrections=rule.corrections,
     )
-    if not rule.rollout_is_old:
-        return sums
-    gaps, maxima = mismatch_metrics(trainer, micro.rollout_logprobs)
-    return MetricSums(sums.loss, sums.count, {**sums.sums, **gaps}, {**sums.maxima, **maxima})
 
 
 def _critic(values: Tensor, numbers: Tensor, micro: Micro, known: Known, rule: LearnRule) -> MetricSums:

@@ -262,9 +262,10 @@ class PolicyRank:
     def _sampled_divergence(self, share: Share) -> float | None:
         """How far the policy that drew has strayed from the reference, in nats a token, by some of the answers.
 
-        None where the reference is asked for anyway, or is none. Collective: every rank does one forward pass.
+        None where the reference is asked for anyway, or is not at hand: it is the policy without its adapter, unless
+        the run went on with one. Collective: every rank does one forward pass.
         """
-        if self._wants_reference() or self.rule.role == "critic" or not isinstance(self.model, PeftModel):
+        if self._wants_reference() or self.rule.role == "critic" or not self._began_as_base():
             return None
         part = next((part for mini in share.micro for part in mini if part), ())[::_SAMPLED]
         micro = make_micro(

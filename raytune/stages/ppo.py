@@ -20,15 +20,16 @@ from raytune.stages.samples import ScoredGroup
 
 @dataclass(frozen=True, slots=True)
 class PPORule:
-    """What ppo does to rewards. score_norm: bring them to the scale of all rewards so far. whiten: to mean 0 and
-    spread 1 within the step. target: divergence in nats an answer that the adaptive kl_coef aims at; None keeps it.
+    """What ppo does to rewards.
 
-    Example: PPORule(EstimatorRule("gae", kl_coef=0.2), score_norm=False, whiten=False, target=6.0)
+    Args: score_norm: bring them to the scale of all rewards so far. target: divergence in nats an answer that the
+    adaptive kl_coef aims at; None keeps the coefficient as configured, as where no divergence is in the reward.
+
+    Example: PPORule(EstimatorRule("gae", kl_coef=0.2), score_norm=False, target=6.0)
     """
 
     estimator: EstimatorRule
     score_norm: bool = False
-    whiten: bool = False
     target: float | None = 6.0
 
 
@@ -42,7 +43,7 @@ def build_experience(
 
     def experience(groups: Sequence[ScoredGroup]) -> Experience:
         rescale = _rescaling(groups, rule, memory)
-        coef = memory.get("kl_coef", rule.estimator.kl_coef)
+        coef = rule.estimator.kl_coef if rule.target is None else memory.get("kl_coef", rule.estimator.kl_coef)
         estimator = replace(rule.estimator, kl_coef=coef)
         made = token_experience(groups, estimator, kl=kl, numbers_of=policy.values, rescale=rescale)
         if rule.target is not None and made.kl_of_answers is not None:
@@ -57,30 +58,15 @@ def _rescaling(
     groups: Sequence[ScoredGroup], rule: PPORule, memory: MutableMapping[str, float]
 ) -> Callable[[Tensor], Tensor]:
     """Brings rewards to their scale: those of the answers, and those that answers are compared with."""
+    if not rule.score_norm:
+        return lambda rewards: rewards
     scores = torch.tensor([reward for group in groups for reward in group.rewards], dtype=torch.float64)
-    norm: Callable[[Tensor], Tensor] = _as_it_is
-    if rule.score_norm:
-        moments = update_moments(_moments(memory), scores)
-        memory.update({f"score_{name}": float(value) for name, value in asdict(moments).items()})
-        norm = partial(normalise_scores, moments=moments)
-    whiten = _whitening(norm(scores)) if rule.whiten else _as_it_is
-    return lambda rewards: whiten(norm(rewards))
-
-
-def _as_it_is(rewards: Tensor) -> Tensor:
-    return rewards
+    moments = update_moments(_moments(memory), scores)
+    memory.update({f"score_{name}": float(value) for name, value in asdict(moments).items()})
+    return partial(normalise_scores, moments=moments)
 
 
 def _moments(memory: MutableMapping[str, float]) -> RunningMoments:
     names = ("count", "mean", "squares")
     count, mean, squares = (memory.get(f"score_{name}", 0.0) for name in names)
     return RunningMoments(int(count), mean, squares)
-
-
-def _whitening(scores: Tensor) -> Callable[[Tensor], Tensor]:
-    """To mean 0 and spread 1 over the scorable answers."""
-    known = scores[scores.isfinite()]
-    if known.numel() < 2:
-        return _as_it_is
-    mean, spread = known.mean(), known.std() + 1e-8
-    return lambda rewards: (rewards - mean) / spread

@@ -307,7 +307,7 @@ class ReinforceLoop:
             "loss": result.loss,
             **describe(groups, version=self.state.step - 1),
             **result.metrics,
-            **({} if experience.kl is None else {"kl": experience.kl}),
+            **experience.numbers(),
             "clip_fraction": sum(result.metrics.get(name, 0.0) for name in ("clip_low", "clip_high", "clip_dual")),
             "grad_norm": result.grad_norm,
             "lr": result.learning_rate,

@@ -36,16 +36,19 @@ def _rank(rank: int, count: int, folder: str, work: Callable[..., Any], argument
 
 
 def learn_each(
-    rank: int, count: int, folder: Path, runs: list[dict[str, Any]], rule: LearnRule, shares: list[Share]
+    rank: int, count: int, folder: Path, runs: list[tuple[dict[str, Any], LearnRule]], shares: list[Share]
 ) -> list[Any]:
     """`learn` for several runs, one after the other in the same processes."""
-    return [learn(rank, count, folder, keys, rule, shares) for keys in runs]
+    return [learn(rank, count, folder, keys, rule, shares) for keys, rule in runs]
 
 
 def learn(
     rank: int, count: int, folder: Path, keys: dict[str, Any], rule: LearnRule, shares: list[Share]
 ) -> tuple[list[dict[str, Tensor]], list[TokenNumbers], Any]:
-    """Whole gradients of every optimizer step, numbers of this rank's answers, and the sums of the update."""
+    """Whole gradients of every optimizer step, numbers of this rank's answers, and the sums of the update.
+
+    A step makes all weights a tenth larger, so that later ones have a ratio to the policy before it.
+    """
     policy = PolicyRank(run_config(folder, **keys), rule, rank=rank, world_size=count, device=torch.device("cpu"))
     policy.build(None)
     torch.manual_seed(3)
@@ -57,6 +60,10 @@ def learn(
 
     def catch() -> None:
         caught.append({n: _whole(p.grad) for n, p in policy.model.named_parameters() if p.grad is not None})
+        with torch.no_grad():
+            for param in policy.model.parameters():
+                if param.requires_grad:
+                    param.mul_(1.1)
 
     policy.engine.optimizer.step = catch  # type: ignore[method-assign]
     numbers = policy.values(shares[rank])

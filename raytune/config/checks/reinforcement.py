@@ -6,6 +6,9 @@ from raytune.config.run import RunConfig
 WHOLE_ANSWERS = ("group", "group_batch_std", "group_no_std", "leave_one_out", "rloo")
 GROUP_KINDS = (*WHOLE_ANSWERS, "reinforce++_baseline")
 
+# Values of rl_compat that correct the ratio to the rollouts without being asked to, but for advantage rloo.
+CORRECTS_BY_DEFAULT = ("trl",)
+
 # What vLLM can be built for.
 ENGINE_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 
@@ -35,6 +38,14 @@ def own_critic_is_asked(config: RunConfig) -> Broken | None:
     return broken(wrong, what, "critic", "advantage", fix="Use stage: ppo with advantage: gae, or leave critic out.")
 
 
+def whitened_rewards_have_a_critic(config: RunConfig) -> Broken | None:
+    kind = config.policy.advantage
+    wrong = config.train.stage == "ppo" and config.rl.ppo_whiten_rewards and kind != "gae"
+    what = f"ppo_whiten_rewards scales the rewards that a critic judges, and advantage {kind} has none"
+    fix = "Leave it out, or use advantage: gae; ppo_score_norm scales the rewards of whole answers."
+    return broken(wrong, what, "ppo_whiten_rewards", "advantage", fix=fix)
+
+
 def answers_are_rewarded(config: RunConfig) -> Broken | None:
     reward = config.reward
     wrong = learns_from_answers(config) and not reward.reward_funcs and reward.reward_model is None
@@ -52,11 +63,14 @@ def reward_adapters_have_a_model(config: RunConfig) -> Broken | None:
 
 
 def truncated_draws_have_no_ratio(config: RunConfig) -> Broken | None:
-    sampling, correction = config.sampling, config.policy.rollout_correction
+    sampling, policy = config.sampling, config.policy
     cut = sampling.top_p < 1 or sampling.top_k > 0
+    correction = policy.rollout_correction
+    if correction is None and policy.rl_compat in CORRECTS_BY_DEFAULT and policy.advantage != "rloo":
+        correction = f"of rl_compat {policy.rl_compat}"
     wrong = learns_from_answers(config) and cut and correction not in (None, "off")
     what = f"rollout_correction {correction} weighs probabilities that top_p and top_k have changed"
-    keys = ("rollout_correction", "top_p", "top_k")
+    keys = ("rollout_correction", "rl_compat", "top_p", "top_k")
     return broken(wrong, what, *keys, fix="Set top_p: 1 and top_k: 0, or rollout_correction: off.")
 
 
@@ -173,6 +187,7 @@ RL_RULES = (
     groups_need_answers,
     grpo_has_no_critic,
     own_critic_is_asked,
+    whitened_rewards_have_a_critic,
     truncated_draws_have_no_ratio,
     answers_are_drawn,
     taking_turns_is_synchronous,

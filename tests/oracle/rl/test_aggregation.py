@@ -38,11 +38,6 @@ def test_an_answer_without_tokens_counts_as_an_answer():
     assert token_weights(sequences, "sequence").tolist() == [1.0, 0.5, 0.5]
 
 
-def test_parts_of_an_answer_weigh_by_its_whole_length():
-    part = Sequences(torch.tensor([0, 0]), 1)
-    assert token_weights(part, "sequence", lengths=torch.tensor([8])).tolist() == [0.125, 0.125]
-
-
 def test_an_empty_batch_has_a_divisor():
     assert [normaliser(kind, num_tokens=0, num_sequences=0) for kind in ("token", "sequence", "fixed")] == [1, 1, 1]
 

@@ -1,6 +1,5 @@
 """The table of differences: each line against a number that the other system printed or documents."""
 
-import json
 import math
 from dataclasses import asdict
 
@@ -10,7 +9,7 @@ import torch
 from raytune.losses.advantage import group_advantages
 from raytune.losses.kl import KLEstimator, kl_estimate
 from raytune.losses.policy import PolicyRule, surrogate
-from raytune.losses.rl_compat import DIALECTS, System, describe, kl_rule, policy_rule
+from raytune.losses.rl_compat import DIALECTS, System, kl_rule, policy_rule
 from raytune.losses.whiten import whiten
 
 SYSTEMS: tuple[System, ...] = ("raytune", "verl", "openrlhf", "trl")
@@ -128,8 +127,3 @@ def test_one_system_masks_rollouts_by_default():
     assert [len(DIALECTS[system].corrections) for system in SYSTEMS] == [0, 0, 0, 1]
     (only,) = DIALECTS["trl"].corrections
     assert asdict(only) == {"level": "sequence", "action": "mask", "low": None, "high": 3.0}
-
-
-@pytest.mark.parametrize("system", SYSTEMS)
-def test_the_numbers_can_be_printed_and_stored(system: System):
-    assert json.loads(json.dumps(describe(DIALECTS[system])))["group"]["eps"] == DIALECTS[system].group.eps

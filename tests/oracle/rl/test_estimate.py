@@ -103,13 +103,20 @@ def test_rloo_with_the_divergence_in_the_reward():
 
 
 @pytest.mark.parametrize("whiten_gae", [True, False])
-def test_gae_is_whitened_over_the_tokens_of_the_policy(whiten_gae):
-    rule = EstimatorRule("gae", gamma=0.99, lam=0.9, kl_coef=0.2, whiten_gae=whiten_gae)
+@pytest.mark.parametrize("whiten_rewards", [True, False])
+def test_gae_is_whitened_over_the_tokens_of_the_policy(whiten_gae, whiten_rewards):
+    rule = EstimatorRule("gae", gamma=0.99, lam=0.9, kl_coef=0.2, whiten_gae=whiten_gae, whiten_rewards=whiten_rewards)
     estimate = estimate_advantages(outcomes(values=VALUES, kl=KL), rule)
+    given = [-0.2 * KL[i, keep] for i, keep in enumerate(MASK)]
+    for rewards, score in zip(given, SCORES, strict=True):
+        rewards[-1] += score
+    if whiten_rewards:
+        # TRL's masked_whiten with shift_mean=False: scaled around the mean of all tokens, which stays.
+        flat = np.concatenate(given)
+        given = [(part - flat.mean()) / np.sqrt(flat.var(ddof=1) + 1e-8) + flat.mean() for part in given]
     parts, targets = [], []
     for i, keep in enumerate(MASK):
-        rewards, values = -0.2 * KL[i, keep], VALUES[i, keep]
-        rewards[-1] += SCORES[i]
+        rewards, values = given[i], VALUES[i, keep]
         delta = rewards + 0.99 * np.append(values[1:], 0.0) - values
         decay = 0.99 * 0.9
         steps = range(len(delta))
@@ -134,7 +141,7 @@ def test_an_unscorable_answer_changes_nothing_for_the_others(kind: Estimator):
     keep = np.array([0, 2, 3, 4])
     mask, groups = np.ones((5, 3), dtype=bool), np.zeros(5, dtype=np.int64)
     more = {"values": VALUES.reshape(-1)[:15].reshape(5, 3), "greedy": np.array([0.1, 0.2, 0.3, 0.4, 0.5])}
-    rule = EstimatorRule(kind, group=GroupRule(eps=0.0))
+    rule = EstimatorRule(kind, group=GroupRule(eps=0.0), whiten_rewards=True)
     whole = outcomes(scores=scores, mask=mask, groups=groups, **more)
     part = outcomes(scores=scores[keep], mask=mask[keep], groups=groups[keep], **{k: v[keep] for k, v in more.items()})
     with_it = estimate_advantages(whole, rule).advantages

@@ -14,8 +14,8 @@ from raytune.losses.kl import KLRule
 from raytune.losses.mismatch import Correction
 from raytune.losses.policy import PolicyInputs, PolicyRule, policy_loss
 from raytune.losses.reduce import MetricSums, means, merge
-from raytune.losses.sequences import Aggregation, label_sequences, normaliser, token_weights
-from raytune.losses.tokens import token_entropy, token_logprobs
+from raytune.losses.sequences import Aggregation, Sequences, normaliser, token_weights
+from raytune.losses.tokens import score_tokens
 from raytune.models.logprobs import label_logits
 from raytune.types import IGNORE_INDEX
 from tests.helpers.tiny import tiny_model
@@ -64,7 +64,7 @@ def experience() -> Experience:
     model = tiny_model()
     with torch.no_grad():
         now = [logits_and_labels(model, collate([row], pad_id=2)) for row in rows]
-        now = [token_logprobs(*pair) for pair in now]
+        now = [score_tokens(*pair).logprobs for pair in now]
     mask = torch.zeros(len(rows), max(counts))
     for line, count in zip(mask, counts, strict=True):
         line[:count] = 1
@@ -86,6 +86,16 @@ def logits_and_labels(model: Any, batch: Batch) -> tuple[torch.Tensor, torch.Ten
     return label_logits(model, model.get_output_embeddings(), model.config, batch)
 
 
+def answers_of(batch: Batch) -> Sequences:
+    """Which answer each labelled token belongs to; a row holds one, or several that are numbered from 1."""
+    index, count = [], 0
+    for row, labels in enumerate(batch.labels):
+        segments = torch.ones_like(labels) if batch.segment_ids is None else batch.segment_ids[row]
+        index.append(segments[1:][labels[1:] != IGNORE_INDEX] - 1 + count)
+        count += int(segments.max())
+    return Sequences(torch.cat(index), count)
+
+
 def micro_step(
     model: Any, data: Experience, part: Sequence[int], kind: str, scale: float, make: Callable[[list[Row]], Batch]
 ) -> MetricSums:
@@ -93,16 +103,17 @@ def micro_step(
     aggregation, rule = RULES[kind]
     batch = make([data.rows[i] for i in part])
     logits, labels = logits_and_labels(model, batch)
-    sequences = label_sequences(batch.labels, batch.segment_ids)
+    sequences = answers_of(batch)
+    scores = score_tokens(logits, labels, train_entropy=True)
     tokens = PolicyInputs(
-        logprobs=token_logprobs(logits, labels),
+        logprobs=scores.logprobs,
         old_logprobs=torch.cat([data.old[i] for i in part]),
         advantages=torch.cat([data.advantages[i] for i in part]),
         weights=token_weights(sequences, aggregation, fixed_length=9),
         sequences=sequences,
         ref_logprobs=torch.cat([data.reference[i] for i in part]),
         rollout_logprobs=torch.cat([data.rollout[i] for i in part]),
-        entropies=token_entropy(logits),
+        entropies=scores.entropies,
     )
     sums = policy_loss(tokens, rule=rule, kl=KL, corrections=CORRECTIONS)
     (sums.loss * scale).backward()
@@ -178,8 +189,8 @@ def test_groups_with_equal_rewards_leave_the_gradient_at_zero(experience, kind):
     scores, groups = torch.full((8,), 0.7), torch.tensor([0, 0, 0, 0, 1, 1, 1, 1])
     advantages = estimate_advantages(Outcomes(scores, groups, torch.ones(8, 1)), EstimatorRule("group")).advantages
     model, batch = tiny_model(), padded(experience.rows)
-    sequences = label_sequences(batch.labels, None)
-    logprobs = token_logprobs(*logits_and_labels(model, batch))
+    sequences = answers_of(batch)
+    logprobs = score_tokens(*logits_and_labels(model, batch)).logprobs
     weights = token_weights(sequences, aggregation)
     each = sequences.spread(advantages[:, 0].float())
     policy_loss(PolicyInputs(logprobs, torch.cat(experience.old), each, weights, sequences), rule=rule).loss.backward()

@@ -1,5 +1,6 @@
 """Divergence estimators: values, gradients, clamps, and the exact gradient of a divergence over a small vocabulary."""
 
+import itertools
 import math
 
 import pytest
@@ -7,6 +8,8 @@ import torch
 
 from raytune.losses.kl import KLControl, KLEstimator, KLGradient, KLRule, kl_estimate, kl_in_loss, kl_saturated
 from raytune.losses.kl import update_kl_control as update
+from raytune.losses.policy import PolicyInputs, PolicyRule, RatioLevel, policy_loss
+from raytune.losses.sequences import Sequences
 
 
 def value_and_gradient(delta: float, rule: KLRule) -> tuple[float, float]:
@@ -77,7 +80,7 @@ def case() -> tuple[torch.Tensor, torch.Tensor]:
 
 @pytest.mark.parametrize(
     ("estimator", "gradient"),
-    [("k1", "score"), ("k3", "score"), ("k1", "ratio"), ("k3", "ratio"), ("k2", "plain")],
+    [("k1", "ratio"), ("k3", "ratio"), ("k2", "plain")],
 )
 def test_the_gradient_of_the_reverse_divergence(estimator: KLEstimator, gradient: KLGradient):
     rule = KLRule(estimator=estimator, gradient=gradient)
@@ -89,7 +92,32 @@ def test_the_ratio_holds_for_tokens_of_an_older_policy(estimator: KLEstimator):
     older = torch.tensor([0.0, 0.4, 1.0, -0.5, 0.2], dtype=torch.float64).log_softmax(0)
     got = expected_gradient(KLRule(estimator=estimator, gradient="ratio"), behaviour=older)
     assert torch.allclose(got, true_gradient(), atol=1e-12)
-    assert not torch.allclose(expected_gradient(KLRule(estimator=estimator, gradient="score"), behaviour=older), got)
+    # Without the ratio to the policy that drew, the expectation is another.
+    assert not torch.allclose(expected_gradient(KLRule(estimator=estimator), behaviour=older), got)
+
+
+@pytest.mark.parametrize("level", ["token", "sequence", "sequence_token", "sequence_product"])
+@pytest.mark.parametrize("estimator", ["k1", "k3"])
+@pytest.mark.parametrize("shift", [0.0, 0.4])
+def test_the_loss_of_whole_answers_has_the_gradient_of_the_reverse_divergence(
+    level: RatioLevel, estimator: KLEstimator, shift: float
+):
+    # Every answer of three binary tokens, each drawn by itself; of an older policy where shift is not 0.
+    logits = torch.tensor([[0.3, -0.5], [1.0, 0.2], [-0.7, 0.4]], dtype=torch.float64, requires_grad=True)
+    reference = torch.tensor([[0.0, 0.6], [-0.3, 0.1], [0.9, -0.2]], dtype=torch.float64).log_softmax(1)
+    older = (logits.detach() + shift * torch.tensor([[1.0, -1.0], [0.5, 0.2], [-0.3, 1.0]])).log_softmax(1)
+    table, places = logits.log_softmax(1), torch.arange(3)
+    loss = divergence = torch.zeros((), dtype=torch.float64)
+    for answer in itertools.product([0, 1], repeat=3):
+        now, ref, old = (one[places, list(answer)] for one in (table, reference, older))
+        divergence = divergence + now.sum().exp() * (now.sum() - ref.sum())
+        weights, sequences = old.sum().exp().expand(3), Sequences(torch.zeros(3, dtype=torch.int64), 1)
+        tokens = PolicyInputs(now, old, torch.zeros(3, dtype=torch.float64), weights, sequences, ref_logprobs=ref)
+        kl = KLRule(coef=1.0, estimator=estimator, gradient="ratio")
+        loss = loss + policy_loss(tokens, rule=PolicyRule(ratio=level), kl=kl).loss
+    (found,) = torch.autograd.grad(loss, logits, retain_graph=True)
+    (true,) = torch.autograd.grad(divergence, logits)
+    assert torch.allclose(found, true, atol=1e-12)
 
 
 def test_plain_k1_has_no_gradient_and_plain_k3_has_another():
@@ -105,7 +133,7 @@ def test_the_value_is_the_estimate_whatever_the_gradient():
     logits, reference = case()
     logprobs = logits.log_softmax(0)
     plain = kl_in_loss(logprobs, reference, torch.ones(5), KLRule())
-    for gradient in ("score", "ratio"):
+    for gradient in ("ratio", "policy_ratio"):
         assert torch.allclose(kl_in_loss(logprobs, reference, torch.ones(5), KLRule(gradient=gradient)), plain)
 
 

@@ -159,6 +159,14 @@ def test_divergence_in_the_loss(seed, corrected):
 
 
 @pytest.mark.parametrize("seed", range(4))
+def test_divergence_in_the_loss_of_whole_answers_is_weighed_by_their_ratio(seed):
+    data = drawn(seed)
+    rule = policy_rule(TRL, clip_low=0.2, clip_high=0.2, level="sequence")
+    left = ours(data, "sequence", rule, kl_rule(TRL, coef=0.04), ref_logprobs=data["ref"][MASK])
+    assert_equal(left, theirs(data, loss_type="grpo", importance_sampling_level="sequence", beta=0.04))
+
+
+@pytest.mark.parametrize("seed", range(4))
 def test_weights_for_rollouts_of_another_engine(seed):
     # TRL takes the finished weights; we are given log-probs whose gap makes the same ones.
     data = drawn(seed)
@@ -186,7 +194,7 @@ def test_rloo_uses_the_probability_ratio_of_whole_answers(seed):
     }
     loss = RLOOTrainer._compute_loss(trainer(data), None, batch)  # type: ignore[arg-type]
     (slope,) = torch.autograd.grad(loss, data["now"])
-    rule = PolicyRule(ratio="sequence_product", log_ratio_clamp=None)
+    rule = policy_rule(TRL, clip_low=0.2, clip_high=0.2, level="product")
     assert_equal(ours(data, "sequence", rule), (loss.item(), slope, None))
 
 

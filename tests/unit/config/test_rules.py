@@ -68,6 +68,9 @@ CASES: dict[str, tuple[dict[str, object], dict[str, object]]] = {
     "groups_need_answers": ({"stage": "grpo", "num_generations": 1}, {"num_generations": 4}),
     "grpo_has_no_critic": ({"stage": "grpo", "advantage": "gae"}, {"advantage": "group"}),
     "own_critic_is_asked": ({"stage": "ppo", "critic": "own", "advantage": "reinforce++"}, {"advantage": "gae"}),
+    "whitened_rewards_have_a_critic": (
+        {"stage": "ppo", "ppo_whiten_rewards": True, "advantage": "reinforce++"}, {"advantage": "gae"},
+    ),
     "truncated_draws_have_no_ratio": (
         {"stage": "grpo", "top_p": 0.9, "rollout_correction": "truncate"},
         {"rollout_correction": "off"},

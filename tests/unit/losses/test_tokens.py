@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from raytune.losses.tokens import score_tokens, token_entropy, token_logprobs
+from raytune.losses.tokens import score_tokens
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7, 2.0])
@@ -11,30 +11,20 @@ def test_equals_the_library_softmax(temperature):
     torch.manual_seed(0)
     logits, labels = torch.randn(6, 9), torch.randint(9, (6,))
     table = torch.log_softmax(logits.double() / temperature, dim=-1)
-    got = token_logprobs(logits, labels, temperature=temperature)
-    assert got.tolist() == pytest.approx([table[i, label].item() for i, label in enumerate(labels)], abs=1e-6)
+    found = score_tokens(logits, labels, temperature=temperature)
+    assert found.logprobs.tolist() == pytest.approx(
+        [table[i, label].item() for i, label in enumerate(labels)], abs=1e-6
+    )
     expected = torch.distributions.Categorical(logits=logits.double() / temperature).entropy()
-    assert token_entropy(logits, temperature=temperature).tolist() == pytest.approx(expected.tolist(), abs=1e-6)
+    assert found.entropies.tolist() == pytest.approx(expected.tolist(), abs=1e-6)
 
 
 def test_uniform_and_certain():
-    assert token_entropy(torch.zeros(1, 50)).item() == pytest.approx(math.log(50), rel=1e-6)
-    sure = torch.tensor([[100.0, 0.0, 0.0]])
-    assert token_entropy(sure).item() == pytest.approx(0.0, abs=1e-6)
-    assert token_logprobs(sure, torch.tensor([0])).item() == 0.0
-
-
-def test_half_precision_logits_are_widened():
-    logits = torch.tensor([[1.0, 2.0, 3.0]], dtype=torch.bfloat16)
-    got = token_logprobs(logits, torch.tensor([2]))
-    assert got.dtype == torch.float32
-    assert got.item() == pytest.approx(-math.log(1 + math.exp(-1) + math.exp(-2)), rel=1e-6)
-
-
-def test_both_have_the_gradient_of_the_definition():
-    logits = torch.tensor([[0.2, -1.0, 0.5]], dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(lambda x: token_logprobs(x, torch.tensor([1]), temperature=0.8), (logits,))
-    assert torch.autograd.gradcheck(lambda x: token_entropy(x, temperature=0.8), (logits,))
+    first = torch.tensor([0])
+    assert score_tokens(torch.zeros(1, 50), first).entropies.item() == pytest.approx(math.log(50), rel=1e-6)
+    sure = score_tokens(torch.tensor([[100.0, 0.0, 0.0]]), first)
+    assert sure.entropies.item() == pytest.approx(0.0, abs=1e-6)
+    assert sure.logprobs.item() == 0.0
 
 
 @pytest.mark.parametrize("train_entropy", [False, True])
@@ -47,7 +37,8 @@ def test_scores_of_one_pass_and_their_gradient_are_those_of_the_definitions(coun
     weights = torch.randn(2, count, generator=generator, dtype=torch.float64)
     one, two = logits.clone().requires_grad_(), logits.clone().requires_grad_()
     found = score_tokens(one, labels, temperature=0.7, train_entropy=train_entropy)
-    expected = token_logprobs(two, labels, temperature=0.7), token_entropy(two, temperature=0.7)
+    table = torch.log_softmax(two / 0.7, dim=-1)
+    expected = table.gather(1, labels[:, None])[:, 0], -(table.exp() * table).sum(dim=-1)
     torch.testing.assert_close(tuple(found), expected)
     pull = weights[1] if train_entropy else torch.zeros(count)
     (found.logprobs * weights[0] + found.entropies * pull).sum().backward()

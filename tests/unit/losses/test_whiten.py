@@ -18,9 +18,9 @@ def test_only_tokens_under_the_mask_count():
 
 
 def test_without_shift_the_mean_stays():
-    # variance 4, so everything is halved
+    # variance 4, so distances from 3 are halved
     got = whiten(torch.tensor([1.0, 3.0, 5.0]), torch.ones(3), rule=WhitenRule(shift=False))
-    assert got.tolist() == pytest.approx([0.5, 1.5, 2.5])
+    assert got.tolist() == pytest.approx([2.0, 3.0, 4.0])
 
 
 @pytest.mark.parametrize("number", [0.7, 0.1, -1e6, 1 / 3])

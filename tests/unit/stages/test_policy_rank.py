@@ -14,6 +14,7 @@ from torch import Tensor
 from raytune.losses.kl import KLRule
 from raytune.losses.mismatch import Correction
 from raytune.losses.policy import PolicyRule
+from raytune.losses.sequences import Aggregation
 from raytune.stages.interfaces import PolicySample
 from raytune.stages.policy_loss import LearnRule
 from raytune.stages.policy_plan import Cut
@@ -39,15 +40,25 @@ def started(folder: Path, rule: LearnRule, **keys: Any) -> PolicyRank:
     return rank
 
 
-def catch_gradients(rank: PolicyRank) -> list[Grads]:
-    """Let no step move the weights; returns the list that the gradients of each will be in."""
+def catch_gradients(rank: PolicyRank, *, moves: bool = False) -> list[Grads]:
+    """Let steps move the weights as `move_on` does, or not at all; returns the list that their gradients will be in."""
     caught: list[Grads] = []
 
     def catch() -> None:
         caught.append({n: p.grad.clone() for n, p in rank.model.named_parameters() if p.grad is not None})
+        if moves:
+            move_on(rank.model)
 
     rank.engine.optimizer.step = catch  # type: ignore[method-assign]
     return caught
+
+
+def move_on(model: torch.nn.Module) -> None:
+    """A step of an optimizer that asks for no gradient."""
+    with torch.no_grad():
+        for param in model.parameters():
+            if param.requires_grad:
+                param.mul_(1.1)
 
 
 def assert_same(found: Grads, expected: Grads) -> None:
@@ -68,33 +79,44 @@ def row_logprobs(model: Any, group: Group, place: int) -> tuple[Tensor, Tensor, 
 
 
 def formula(
-    rank: PolicyRank, groups: Sequence[Group], samples: Sequence[PolicySample], *, kl: float, bonus: float
+    folder: Path,
+    groups: Sequence[Group],
+    samples: Sequence[PolicySample],
+    *,
+    steps: int = 0,
+    aggregation: Aggregation = "token",
 ) -> Grads:
-    """PPO's loss against the engine's log-probs, a k3 divergence from the base model, an entropy bonus; row by row.
+    """PPO's loss `steps` moves after the answers were looked at, a k3 divergence from the base, an entropy bonus.
 
-    The mean over all tokens that the policy produced.
+    Row by row. Averaged over all tokens that the policy produced, over the answers' means, or over their sums by 16.
     """
-    model = rank.model
-    model.set_attn_implementation("eager")
-    count = sum(int(groups[s.payload].completions[s.place].mask.sum()) for s in samples)
-    for sample in samples:
+    before, model = (started(folder, RULE).model for _ in range(2))
+    for each in (before, model):
+        each.set_attn_implementation("eager")
+    for _ in range(steps):
+        move_on(model)
+    masks = [torch.from_numpy(groups[sample.payload].completions[sample.place].mask) for sample in samples]
+    num_tokens = sum(int(mask.sum()) for mask in masks)
+    for sample, mask in zip(samples, masks, strict=True):
         group = groups[sample.payload]
-        answer = group.completions[sample.place]
-        mask = torch.from_numpy(answer.mask)
         with torch.no_grad(), model.disable_adapter():
             base, _, _ = row_logprobs(model, group, sample.place)
+        with torch.no_grad():
+            old, _, _ = row_logprobs(before, group, sample.place)
         logprobs, entropies, _ = row_logprobs(model, group, sample.place)
-        ratio = (logprobs - torch.from_numpy(answer.logprobs)).exp()
-        advantage = torch.as_tensor(sample.advantage)
-        clipped = torch.minimum(ratio * advantage, ratio.clamp(0.8, 1.2) * advantage)
+        ratio, advantage = (logprobs - old).exp(), torch.as_tensor(sample.advantage)
+        clipped = torch.minimum(ratio * advantage, ratio.clamp(1 - LOW, 1 + HIGH) * advantage)
         gap = base - logprobs
-        loss = -clipped + kl * (gap.exp() - 1 - gap) - bonus * entropies
-        (loss[mask].sum() / count).backward()
+        loss = -clipped + 0.05 * (gap.exp() - 1 - gap) - 0.01 * entropies
+        divisors = {"token": num_tokens, "sequence": int(mask.sum()) * len(samples), "fixed": 16 * len(samples)}
+        (loss[mask].sum() / divisors[aggregation]).backward()
     return {name: param.grad for name, param in model.named_parameters() if param.grad is not None}
 
 
-RULE = LearnRule(policy=PolicyRule(entropy_coef=0.01), kl=KLRule(coef=0.05), rollout_is_old=True)
-TERMS = {"kl": 0.05, "bonus": 0.01}
+LOW, HIGH = 0.01, 0.02
+RULE = LearnRule(
+    policy=PolicyRule(clip_low=LOW, clip_high=HIGH, entropy_coef=0.01), kl=KLRule(coef=0.05), fixed_length=16
+)
 
 
 @pytest.mark.parametrize(
@@ -109,17 +131,20 @@ TERMS = {"kl": 0.05, "bonus": 0.01}
     ],
     ids=str,
 )
-@pytest.mark.parametrize("per_token", [False, True], ids=["answer", "token"])
-def test_the_gradient_is_that_of_the_formula_however_the_batch_is_cut(tmp_path, cut, per_token):
+@pytest.mark.parametrize("aggregation", ["token", "sequence", "fixed"])
+def test_the_gradients_are_those_of_the_formula_however_the_batch_is_cut(tmp_path, cut, aggregation):
     groups = random_groups(4, 4, temperature=0.8, masked=True)
-    samples = samples_of(groups, per_token=per_token)
-    rank = started(tmp_path, RULE)
+    # Advantages of whole answers and of tokens.
+    samples = [*samples_of(groups)[::2], *samples_of(groups, per_token=True)[1::2]]
+    rank = started(tmp_path, replace(RULE, aggregation=aggregation))
     rank.joined = cut.joined
-    caught = catch_gradients(rank)
-    sums = rank.update(1, share_out(groups, samples, cut)[0])
-    assert len(caught) == 1
-    assert sums.count == sum(int(a.mask.sum()) for g in groups for a in g.completions)
-    assert_same(caught[0], formula(started(tmp_path, RULE), groups, samples, **TERMS))
+    caught = catch_gradients(rank, moves=True)
+    sums = rank.update(1, share_out(groups, samples, replace(cut, epochs=2))[0])
+    assert sums.count == 2 * sum(int(a.mask.sum()) for g in groups for a in g.completions)
+    assert min(sums.sums["clip_low"], sums.sums["clip_high"]) > 0
+    first, second = caught
+    assert_same(first, formula(tmp_path, groups, samples, aggregation=aggregation))
+    assert_same(second, formula(tmp_path, groups, samples, steps=1, aggregation=aggregation))
 
 
 @pytest.mark.parametrize("epochs", [1, 2])
@@ -130,12 +155,12 @@ def test_each_mini_batch_has_the_gradient_of_its_own_rows(tmp_path, epochs):
     assert len(share.visits) == 3 * epochs
     assert sorted(share.visits[:3]) == sorted(share.visits[-3:]) == [0, 1, 2]
     rank = started(tmp_path, RULE)
-    caught = catch_gradients(rank)
+    caught = catch_gradients(rank, moves=True)
     rank.update(1, share)
-    for grads, visit in zip(caught, share.visits, strict=True):
+    for steps, (grads, visit) in enumerate(zip(caught, share.visits, strict=True)):
         rows = [share.numbers[place] for part in share.micro[visit] for place in part]
         assert len(rows) == share.num_sequences[visit]
-        assert_same(grads, formula(started(tmp_path, RULE), groups, [samples[row] for row in rows], **TERMS))
+        assert_same(grads, formula(tmp_path, groups, [samples[row] for row in rows], steps=steps))
 
 
 def test_a_prompt_is_computed_once_for_its_answers(tmp_path):
@@ -189,6 +214,18 @@ def test_the_divergence_is_told_by_some_answers_where_no_term_asks_for_it(tmp_pa
     assert len(gaps) == 3
     # k3 of Schulman's note, for draws of the policy.
     assert sums.sums["kl"] / sums.count == pytest.approx(float((gap.exp() - 1 - gap).mean()), rel=1e-4)
+
+
+@pytest.mark.parametrize("fresh", [True, False])
+def test_no_divergence_is_told_of_a_policy_that_goes_on_with_an_adapter(tmp_path, fresh):
+    first = tmp_path / "first"
+    first.mkdir()
+    started(tmp_path, LearnRule()).save(first, with_state=False)
+    groups = random_groups(2, 2)
+    (share,) = share_out(groups, samples_of(groups), Cut(max_tokens=3000))
+    rank = started(tmp_path, LearnRule(), adapter_name_or_path=str(first), create_new_adapter=fresh)
+    # Without the adapter it goes on with, the policy is an earlier model than the one that the run began with.
+    assert ("kl" in rank.update(1, share).sums) is fresh
 
 
 def test_groups_of_equal_rewards_change_no_weight(tmp_path):

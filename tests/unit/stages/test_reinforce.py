@@ -144,7 +144,7 @@ def loop(
         policy=world,
         weights=world,
         experience=lambda groups: group_experience(groups, RULE),
-        keeps=(lambda group: teaches(group, RULE)) if filters else (lambda group: True),
+        keeps=teaches if filters else (lambda group: True),
         transcribe=lambda step, groups: None,
         monitor=log,
         checkpoints=CheckpointStore(tmp_path / "out"),
