@@ -24,7 +24,7 @@ class Murder:
     """The `count`-th time (from 1) that `phase` begins, the process of `title` dies in it, or stands still for ever.
 
     Args: place: among the processes of that title; of a PolicyWorker its rank, where `ranks_of` is watching. newborn:
-    not one that is there, but the first that is started from then on.
+    not one that is there, but the first that is started from then on; so it is where none is there at all.
 
     Example: Murder("update", 3, "PolicyWorker", place=1)
     """
@@ -45,7 +45,7 @@ class Assassin:
 
     def __init__(self, plan: Sequence[Murder], find: Callable[[Murder], psutil.Process] | None = None) -> None:
         self._plan, self._counts = list(plan), dict[str, int]()
-        self._find = find or (lambda murder: processes_of(murder.title)[murder.place])
+        self._find = find
         self.done: list[Murder] = []
         self.victims: list[psutil.Process] = []
 
@@ -53,11 +53,15 @@ class Assassin:
     def phase(self, name: str) -> Iterator[None]:
         self._counts[name] = self._counts.get(name, 0) + 1
         for murder in [one for one in self._plan if (one.phase, one.count) == (name, self._counts[name])]:
-            if murder.newborn:
-                known = set(running(murder.title))
-                threading.Thread(target=self._lie_in_wait, args=(murder, known), daemon=True).start()
-            else:
+            there = [one for one in running(murder.title) if one not in self.victims]
+            if self._find is not None and not murder.newborn:
                 self._strike(murder, self._find(murder))
+            elif there and not murder.newborn:
+                self._strike(murder, there[murder.place])
+            else:
+                # Not waited for: it may be started only by what this phase is about to do.
+                known = [*there, *self.victims]
+                threading.Thread(target=self._lie_in_wait, args=(murder, known), daemon=True).start()
         yield
 
     def watch(self, patch: pytest.MonkeyPatch, owner: type[Any], method: str, *, name: str) -> None:
@@ -72,13 +76,13 @@ class Assassin:
 
     def close(self) -> None: ...
 
-    def _lie_in_wait(self, murder: Murder, known: set[psutil.Process]) -> None:
+    def _lie_in_wait(self, murder: Murder, known: Collection[psutil.Process]) -> None:
         self._strike(murder, processes_of(murder.title, besides=known)[murder.place])
 
     def _strike(self, murder: Murder, victim: psutil.Process) -> None:
         victim.suspend()
         if not murder.hangs:
-            threading.Timer(_HALT, victim.kill).start()
+            threading.Timer(_HALT, _kill, [victim]).start()
         self.done.append(murder)
         self.victims.append(victim)
 
@@ -89,11 +93,13 @@ def processes_of(title: str, besides: Collection[psutil.Process] = ()) -> list[p
     while not (found := [one for one in running(title) if one not in besides]):
         assert time.monotonic() < deadline, f"there is no {title}"
         time.sleep(0.1)
-    return sorted(found, key=lambda one: one.create_time())
+    return found
 
 
 def running(title: str) -> list[psutil.Process]:
-    return [one for one in psutil.Process().children(recursive=True) if f"ray::{title}" in _title(one)]
+    """The same of those that are there, none or more."""
+    found = [one for one in psutil.Process().children(recursive=True) if f"ray::{title}" in _title(one)]
+    return sorted(found, key=lambda one: one.create_time())
 
 
 def ranks_of(patch: pytest.MonkeyPatch) -> dict[tuple[str, int], psutil.Process]:
@@ -109,6 +115,12 @@ def ranks_of(patch: pytest.MonkeyPatch) -> dict[tuple[str, int], psutil.Process]
 
     patch.setattr(PolicyGroup, "start_policy", start_and_note)
     return ranks
+
+
+def _kill(victim: psutil.Process) -> None:
+    # It may have ended by itself, with an actor that it belonged to.
+    with contextlib.suppress(psutil.NoSuchProcess):
+        victim.kill()
 
 
 def _title(process: psutil.Process) -> str:
