@@ -211,5 +211,8 @@ def start_desk(
     model: str | None = None,
 ) -> Any:
     """Start a desk's process and return its handle; `start` tells when its workers are there."""
-    actor = ray.remote(RewardDesk).options(num_cpus=0, max_restarts=3, max_task_retries=3, max_concurrency=_MAX_WAITING)
+    # Restarts are of the whole run; that one group is not scored again and again is for the retries to end.
+    actor = ray.remote(RewardDesk).options(
+        num_cpus=0, max_restarts=-1, max_task_retries=3, max_concurrency=_MAX_WAITING
+    )
     return actor.remote(kind, job, prepare, places, limits, model)

@@ -5,18 +5,20 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import ray
-from ray.exceptions import GetTimeoutError, RayActorError, RayError
+from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
 
 from actors.rollout_watch import reason_of
-from raytune.errors import RolloutError
+from raytune.errors import ReplicaLostError, RolloutError
 from raytune.log import get_logger
 
 log = get_logger(__name__)
 
 
 class ReplicaSleepers:
-    """All replicas of a run. One that does not sleep or wake has no engine then, until the router has built another;
-    none that does is an error.
+    """All replicas of a run. One that does not sleep or wake has no engine then, until the router has built another.
+
+    That none does is an error, unless one is lost: its process holds nothing of the device, and the router starts it
+    anew.
 
     Args: router: its replicas are neither built nor refitted while they sleep on a GPU: the ranks have its memory.
     level: 1 keeps weights in the host's memory, 2 forgets them. deadline: seconds for all to sleep or wake.
@@ -66,21 +68,28 @@ class ReplicaSleepers:
         refs = [call(one) for one in self._replicas]
         done, _ = ray.wait(refs, num_returns=len(refs), timeout=self._deadline)
         failures = {index: self._failure(ref, ref in done) for index, ref in enumerate(refs)}
-        wrong = {index: reason for index, reason in failures.items() if reason is not None}
-        for index, reason in wrong.items():
+        wrong = {index: error for index, error in failures.items() if error is not None}
+        reasons = {index: self._reason(error) for index, error in wrong.items()}
+        for index, reason in reasons.items():
             level = logging.DEBUG if index in self._known else logging.WARNING
             log.log(level, "replica %s did not %s: %s", index, what, reason)
         self._known = set(wrong)
-        if len(wrong) == len(refs):
-            raise RolloutError(f"no replica could {what}", where="; ".join(map(str, wrong.values())))
+        if len(wrong) == len(refs) and not any(map(_is_lost, wrong.values())):
+            raise RolloutError(f"no replica could {what}", where="; ".join(reasons.values()))
 
-    def _failure(self, ref: Any, done: bool) -> str | None:
-        if not done:
-            return f"not within {self._deadline:g} s"
+    def _failure(self, ref: Any, done: bool) -> RayError | None:
         try:
-            ray.get(ref, timeout=self._deadline)
-        except GetTimeoutError:
-            return f"not within {self._deadline:g} s"
+            ray.get(ref, timeout=self._deadline if done else 0)
         except RayError as error:
-            return reason_of(error)
+            return error
         return None
+
+    def _reason(self, error: RayError) -> str:
+        return f"not within {self._deadline:g} s" if isinstance(error, GetTimeoutError) else reason_of(error)
+
+
+def _is_lost(error: RayError) -> bool:
+    """Whether its process is gone, or new and without an engine."""
+    return isinstance(error, RayActorError) or (
+        isinstance(error, RayTaskError) and isinstance(error.cause, ReplicaLostError)
+    )

@@ -1,24 +1,21 @@
 """`stage: ppo` with a reward model of `stage: rm`, as a user runs both, on a real Ray."""
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
-import ray
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from actors.policy import PolicyGroup
 from raytune.config.load import load_config
 from raytune.errors import ModelError
 from raytune.launch import Summary, train
 from raytune.launch_rl import learn
-from tests.helpers.assassin import Assassin, Murder
+from tests.helpers.assassin import Assassin, Murder, processes_of, ranks_of
 from tests.helpers.runs import run_keys, write_pairs
 from tests.helpers.trained import WEIGHTS
 
@@ -105,26 +102,32 @@ def test_rewards_are_the_scores_of_the_trained_model(tmp_path, method, critic):
     assert kept == ({"critic"} if critic == "own" else set())
 
 
-def test_a_critic_that_dies_is_replaced_and_the_run_ends_with_the_same_bytes(tmp_path, monkeypatch):
+# Each recovery adds a phase of experience, update and publish; what the reward model scored is not scored again.
+DEATHS = (
+    Murder("rollout", 1, "RewardModelWorker"),
+    Murder("update", 1, "RewardModelWorker"),
+    Murder("experience", 2, "critic"),
+    Murder("update", 2, "critic"),
+    Murder("recovery", 2, "RewardModelWorker"),
+    Murder("update", 3, "trainer"),
+)
+
+
+def test_a_critic_or_reward_model_that_dies_is_replaced_and_the_run_ends_with_the_same_bytes(tmp_path, monkeypatch):
     run_keys(tmp_path)
     model = reward_model(tmp_path, "lora")
     keys: dict[str, Any] = {"critic": "own", "save_steps": 1}
     whole = ppo(tmp_path, model, "lora", **keys, output_dir=str(tmp_path / "whole")).folder
-    ranks: dict[str, int] = {}
-    start = PolicyGroup.start_policy
+    ranks = ranks_of(monkeypatch)
 
-    def start_and_note(group: PolicyGroup, *args: Any, **sizes: Any) -> Any:
-        facts = start(group, *args, **sizes)
-        (worker,) = group.workers
-        ranks[group.role] = ray.get(worker.__ray_call__.remote(lambda _: os.getpid()), timeout=60)
-        return facts
+    def find(murder: Murder) -> psutil.Process:
+        rank = ranks.get((murder.title, murder.place))
+        return processes_of(murder.title)[murder.place] if rank is None else rank
 
-    monkeypatch.setattr(PolicyGroup, "start_policy", start_and_note)
-    murders = (Murder("experience", 2, "critic"), Murder("update", 2, "critic"))
-    assassin = Assassin(murders, find=lambda murder: psutil.Process(ranks[murder.title]))
+    assassin = Assassin(DEATHS, find)
     monkeypatch.setattr(learn, "watchdog_of", lambda folder, **deadlines: assassin)
     disturbed = ppo(tmp_path, model, "lora", **keys, output_dir=str(tmp_path / "disturbed")).folder
-    assert len(assassin.done) == 2
+    assert set(assassin.done) == set(DEATHS)
     for weights in (WEIGHTS, f"checkpoint-2/critic/{WEIGHTS}", "checkpoint-2/critic/value_head.safetensors"):
         assert (disturbed / weights).read_bytes() == (whole / weights).read_bytes(), weights
 
