@@ -8,7 +8,7 @@ from dataclasses import replace
 from time import monotonic
 
 from raytune.log import get_logger
-from raytune.rewards.base import Completion, Score, Unscored, as_text
+from raytune.rewards.base import Completion, Score, as_text
 from raytune.rewards.sandbox import Limits, Outcome, run_program
 
 log = get_logger(__name__)
@@ -23,7 +23,7 @@ class CodeReward:
     A test is a text of statements that raise if it fails (MBPP's and HumanEval's form; all of an answer run in one
     process) or a mapping {"input": ..., "output": ...} of what a script reads and prints (white space at the ends of
     lines aside; one process each). The reward is the share passed. Code that hangs, ends early or breaks a limit
-    fails the tests that it has not passed by then; a row without tests scores nothing.
+    fails the tests that it has not passed by then; of a row without tests it says nothing.
 
     Args: column: where the tests of each row are: a list of tests, or one. limits: seconds are for all tests of an
     answer together.
@@ -44,7 +44,7 @@ class CodeReward:
     def _one(self, code: str, tests: object) -> Score:
         asserts, cases = split_tests(tests)
         if not asserts and not cases:
-            return Unscored(f"the row has no tests in '{self._column}'")
+            return None
         deadline = monotonic() + self._limits.seconds
         passed = len(run_program(code, self._limits, tests=asserts).passed) if asserts else 0
         for given, expected in cases:

@@ -19,6 +19,8 @@ NUMBER = re.compile(r"(?<![\w.])[-+]?(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)?(?:\.[0
 class AnswerReward:
     """Compares each answer with the right one, which stands in a column of the data.
 
+    Of a row without one it says nothing.
+
     Args: same: takes the answer's text and the right one; gives whether they agree, or None if the right one is
     unusable. column: where the right answers are.
     """
@@ -32,7 +34,9 @@ class AnswerReward:
         return [self._one(as_text(answer), truth) for answer, truth in zip(completions, truths, strict=True)]
 
     def _one(self, answer: str, truth: object) -> Score:
-        agrees = None if truth is None else self._same(answer, as_text(truth))
+        if truth is None:
+            return None
+        agrees = self._same(answer, as_text(truth))
         return Unscored(f"{self._column} {truth!r} cannot be compared with") if agrees is None else float(agrees)
 
 
