@@ -85,6 +85,7 @@ def _transcript(scored: ScoredGroup, group: Group, place: int, decoder: Decodes)
         versions=tuple((span.version, span.start, span.end) for span in answer.versions),
         finish=answer.finish,
         length=len(answer.ids),
+        extra={name: values[place] for name, values in table.extra.items()},
         turns=() if answer.mask.all() else turns_of(answer, decoder),
     )
 

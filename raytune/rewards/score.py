@@ -73,7 +73,7 @@ class Notes:
         self._metrics.setdefault(name, []).append(float(value))
 
     def log_extra(self, column: str, values: Iterable[object]) -> None:
-        self._extra[column] = list(values)
+        self._extra[column] = [_plain(value) for value in values]
 
     def means(self) -> dict[str, float]:
         return {name: math.fsum(values) / len(values) for name, values in self._metrics.items()}
@@ -81,6 +81,12 @@ class Notes:
     def columns(self, count: int) -> dict[str, list[object]]:
         """Only whole columns: a function that was called sample by sample leaves the last sample's."""
         return {name: values for name, values in self._extra.items() if len(values) == count}
+
+
+def _plain(value: object) -> object:
+    """The value, as a text unless JSON has it: its class may be known to this process alone."""
+    known = value is None or isinstance(value, str | int) or (isinstance(value, float) and math.isfinite(value))
+    return value if known else str(value)
 
 
 @dataclass(frozen=True, slots=True)

@@ -112,16 +112,11 @@ def test_groups_go_to_whoever_is_free(pool: RewardPool, marks: Path) -> None:
 
 
 def test_a_dead_workers_group_is_scored_elsewhere(pool: RewardPool, marks: Path) -> None:
-    before = pool.counts()
     assert result(pool.submit(put(marks, "dies once", "ok"))).rewards == (10.0, 3.0)
     assert len(set(pids(marks, "dies once"))) == 2
-    after = pool.counts()
-    assert (after.deaths - before.deaths, after.retries - before.retries, after.lost) == (1, 1, before.lost)
-    assert after.workers == 2
 
 
 def test_a_function_that_hangs_loses_its_group_only(pool: RewardPool, marks: Path) -> None:
-    before = pool.counts()
     bad = put(marks, "hangs", "ok", number=5, greedy="ok")
     hanging = pool.submit(bad)
     others = [pool.submit(put(marks, "ok", number=10 + n)) for n in range(8)]
@@ -130,13 +125,7 @@ def test_a_function_that_hangs_loses_its_group_only(pool: RewardPool, marks: Pat
     assert lost.baseline is not None
     assert [math.isnan(reward) for reward in (*lost.rewards, lost.baseline)] == [True] * 3
     assert set(lost.table.errors.values()) == {"scoring took longer than 6 s (2 attempts)"}
-    after = pool.counts()
-    assert (after.timeouts - before.timeouts, after.lost - before.lost, after.unscorable - before.unscorable) == (
-        2,
-        1,
-        2,
-    )
-    assert after.poison[-1] == "prompt 5 (row 5): scoring took longer than 6 s (2 attempts)"
+    assert lost.table.failures == {"nasty": 2, "longer": 2}
     # The same group again is not worth two more workers.
     begun = time.monotonic()
     assert all(math.isnan(reward) for reward in result(pool.submit(bad)).rewards)
@@ -175,15 +164,15 @@ def draw(group: Any, seconds: float, trouble: str) -> Any:
 
 
 def test_a_group_may_still_be_drawn(pool: RewardPool, marks: Path) -> None:
-    before = pool.counts()
     # Longer than a worker may take: a worker is taken when the group is there.
     late = [
         pool.submit(draw.remote(text_group(TOKENIZER, ["ok"], columns={"marks": str(marks)}), 8.0, ""))
         for _ in range(2)
     ]
     assert result(pool.submit(put(marks, "ok"))).rewards == (3.0,)
-    assert [result(ref).rewards for ref in late] == [(3.0,)] * 2
-    assert pool.counts().timeouts == before.timeouts
+    assert [(group.rewards, group.table.errors) for group in map(result, late)] == [((3.0,), {})] * 2
+    # Each was given to a worker once; a third stands for the group that was there.
+    assert len(pids(marks, "ok")) == 3
 
 
 def test_what_broke_the_drawing_reaches_the_driver(pool: RewardPool) -> None:

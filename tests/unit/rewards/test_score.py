@@ -201,12 +201,13 @@ def test_what_trls_functions_report_is_kept() -> None:
         log_metric("mean_length", 2)
         log_metric("mean_length", 4)
         log_extra("parsed", [answer.upper() for answer in completions])
+        log_extra("measured", [math.nan, {1}])
         log_extra("too_short", [1])
         return [0.0] * len(completions)
 
     table = score([reward(reports)], ["a", "b"], {})
     assert table.metrics == {"mean_length": 3.0}
-    assert table.extra == {"parsed": ["A", "B"]}
+    assert table.extra == {"parsed": ["A", "B"], "measured": ["nan", "{1}"]}
 
 
 def test_nothing_to_score() -> None:
