@@ -13,12 +13,13 @@ from actors.reward_model import model_loaded
 from actors.reward_seats import Seat, Seats, first_line
 from raytune.config.reward import RewardConfig
 from raytune.rewards.base import RewardUnavailable
+from raytune.rewards.builtin import listed
 from raytune.rewards.table import unscorable
 from raytune.stages.samples import Group, ScoredGroup
 from raytune.stages.scoring import scored
 
 _MARGIN = 10.0
-"""Seconds beyond twice the time limit: async functions are asked twice, each time within the limit."""
+"""Seconds beyond what the functions may take."""
 _MAX_WAITING = 100_000
 
 
@@ -38,7 +39,10 @@ class RewardLimits:
 
     @classmethod
     def of(cls, cfg: RewardConfig) -> "RewardLimits":
-        return cls(2 * cfg.reward_time_limit + _MARGIN)
+        """Functions that are not async take turns, and each may be asked twice, each time within its limit."""
+        asks_model = cfg.reward_model is not None and cfg.reward_model_type != "api"
+        functions = len(listed(cfg)) + asks_model
+        return cls(2 * cfg.reward_time_limit * max(functions, 1) + _MARGIN)
 
 
 @dataclass(frozen=True, slots=True)

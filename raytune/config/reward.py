@@ -25,7 +25,7 @@ class RewardConfig(Group):
     code_tests_column: str = "tests"
     """Column with the tests of a program: statements, or mappings of input and output (code)."""
     code_time_limit: float = Field(5.0, gt=0)
-    """Seconds for all tests of an answer (code)."""
+    """Seconds for all tests of an answer; less where a group's answers together would pass reward_time_limit (code)."""
     code_memory_limit: float = Field(1.0, gt=0)
     """Memory of a program in GiB (code)."""
     judge_url: str | None = None
