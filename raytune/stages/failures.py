@@ -1,4 +1,4 @@
-"""What the driver says of answers that reward functions failed to score: workers' own logs reach nobody."""
+"""What the driver says of answers that have no reward: workers' own logs reach nobody."""
 
 from collections.abc import Sequence
 
@@ -6,15 +6,16 @@ from raytune.errors import TrainError
 from raytune.log import get_logger
 from raytune.rewards.table import join
 from raytune.stages.samples import ScoredGroup
+from raytune.stages.scoring import ENVIRONMENT
 
 log = get_logger(__name__)
 
 MOST_KINDS = 5
-"""Failures of one function that are told: some have the answer in them, and no two are the same."""
+"""Failures of one of them that are told: some have the answer in them, and no two are the same."""
 
 
 class Failures:
-    """Warns of each failure of a reward function when it is met first.
+    """Warns of each failure of a reward function, or of the environment, when it is met first.
 
     Example: Failures().tell(scored)
     """
@@ -30,8 +31,8 @@ class Failures:
                 continue
             told.add(why)
             rest = f"; its further failures are only counted (failed_{name})" if len(told) == MOST_KINDS else ""
-            where = f"prompt {group.number}, row {group.row}"
-            log.warning("the reward function '%s' failed to score an answer (%s): %s%s", name, where, why, rest)
+            who = "the environment" if name == ENVIRONMENT else f"the reward function '{name}'"
+            log.warning("%s failed (prompt %s, row %s): %s%s", who, group.number, group.row, why, rest)
 
 
 def nothing_scored(step: int, groups: Sequence[ScoredGroup]) -> TrainError:
@@ -40,5 +41,5 @@ def nothing_scored(step: int, groups: Sequence[ScoredGroup]) -> TrainError:
     return TrainError(
         f"update {step} has no answer to learn from: none of the step could be scored",
         where="; ".join(f"{name}: {why}" for name, why in errors.items()) or "no reward function gave a score",
-        fix="Mend the reward function or its columns; raise reward_time_limit where it took too long.",
+        fix="Mend what failed; raise reward_time_limit or environment_time_limit where it took too long.",
     )

@@ -63,7 +63,9 @@ def describe_validation(groups: Sequence[ScoredGroup]) -> dict[str, float]:
 def _by_function(groups: Sequence[ScoredGroup]) -> dict[str, float]:
     """What each reward function gave on average and how often it failed, and what functions measured (log_metric)."""
     table = join([group.table for group in groups])
+    broken = sum(finish == "failed" for group in groups for finish in group.finishes)
     return {
+        **({"failed_environment": float(broken)} if broken else {}),
         **{f"reward_{name}": score for name, score in table.means.items()},
         **{f"failed_{name}": float(count) for name, count in table.failures.items()},
         **{f"metric_{name}": value for name, value in table.metrics.items()},

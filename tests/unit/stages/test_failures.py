@@ -18,9 +18,9 @@ def test_each_failure_of_a_function_is_told_once(caplog: pytest.LogCaptureFixtur
         for number, errors in enumerate([{"f": "boom"}, {"f": "boom", "g": "boom"}, {"f": "other"}, {}]):
             failures.tell(group(number, **errors))
     assert [message.removeprefix("the reward function ") for message in caplog.messages] == [
-        "'f' failed to score an answer (prompt 0, row 1): boom",
-        "'g' failed to score an answer (prompt 1, row 2): boom",
-        "'f' failed to score an answer (prompt 2, row 3): other",
+        "'f' failed (prompt 0, row 1): boom",
+        "'g' failed (prompt 1, row 2): boom",
+        "'f' failed (prompt 2, row 3): other",
     ]
 
 
