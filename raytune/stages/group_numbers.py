@@ -8,7 +8,7 @@ from raytune.rewards.table import join
 from raytune.stages.samples import ScoredGroup
 
 RIGHT = 0.5
-"""The least reward of an answer that pass@k counts as right."""
+"""The least score of an answer that pass@k counts as right."""
 
 
 def describe(groups: Sequence[ScoredGroup], *, version: int) -> dict[str, float]:
@@ -50,7 +50,8 @@ def describe_validation(groups: Sequence[ScoredGroup]) -> dict[str, float]:
     known = [reward for reward in rewards if not math.isnan(reward)]
     lengths = [length for group in groups for length in group.lengths]
     answers = max(len(group.rewards) for group in groups)
-    scores = [group.rewards for group in groups]
+    # Of the first function alone: others say how an answer was found, and their sum may pass without it.
+    scores = [[math.nan if score is None else score for score in group.table.scores[0]] for group in groups]
     return {
         "eval_reward": _mean(rewards),
         **{f"eval_{name}": value for name, value in _by_function(groups).items()},

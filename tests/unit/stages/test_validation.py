@@ -75,6 +75,14 @@ def test_each_function_is_told_apart() -> None:
     assert {name: step[name] for name in told} == pytest.approx(told)
 
 
+def test_the_first_function_says_what_is_right() -> None:
+    # Wrong with half a point for its form, right without it; and one that the first function says nothing of.
+    table = RewardTable(("right", "form"), (1.0, 0.5), ((0.0, 1.0, None), (1.0, 0.0, 1.0)))
+    numbers = describe_validation([replace(group(HELD_OUT, 0.5, 1.0, 0.5), table=table)])
+    assert numbers["eval_pass@1"] == 0.5
+    assert numbers["eval_pass@2"] == 1.0
+
+
 def test_what_could_not_be_scored_is_counted_apart() -> None:
     numbers = describe_validation([group(HELD_OUT, 1.0, math.nan), group(HELD_OUT + 1, 0.0, 1.0)])
     assert numbers["eval_reward"] == pytest.approx(2 / 3)
