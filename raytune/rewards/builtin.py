@@ -83,7 +83,7 @@ def _judge(cfg: RewardConfig, max_length: int) -> Needs:
         seconds=OWN_SHARE * cfg.reward_time_limit,
         api_key=cfg.judge_api_key,
     )
-    return Needs(judge, ("prompts",) if "prompt" in slots else ())
+    return Needs(judge, tuple(sorted({"prompt": "prompts"}.get(slot, slot) for slot in slots - {"completion"})))
 
 
 def _api(cfg: RewardConfig, max_length: int) -> Needs:

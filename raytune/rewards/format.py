@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Sequence
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 
 import regex
 
@@ -60,7 +60,11 @@ def last_number(text: str) -> Decimal | None:
     Example: last_number("5-3 makes 1,002.50.") == Decimal("1002.50")
     """
     found: list[str] = NUMBER.findall(text)
-    return Decimal(found[-1].replace(",", "")) if found else None
+    try:
+        return Decimal(found[-1].replace(",", "")) if found else None
+    except InvalidOperation:
+        # Its exponent is beyond all that there is.
+        return None
 
 
 class PatternReward:

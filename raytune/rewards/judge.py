@@ -114,7 +114,7 @@ def said(reply: Any) -> str:
 
 def _number(text: str) -> Score:
     try:
-        return float(text)
+        return float(text.replace(",", "."))
     except ValueError:
         return Unscored(f"the judge's score {text!r} is no number")
 

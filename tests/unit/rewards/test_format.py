@@ -50,6 +50,8 @@ def test_numbers_are_compared_exactly() -> None:
     assert same_number("0.30", "0.3") is True
     assert same_number("none", "3") is False
     assert same_number("3", "three") is None
+    assert same_number("1e99999999999999999999", "7") is False
+    assert same_number("7", "1e99999999999999999999") is None
 
 
 def test_exact_answers() -> None:

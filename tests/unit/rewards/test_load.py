@@ -129,6 +129,13 @@ def test_a_column_that_the_prompts_lack() -> None:
     assert load("math", columns=None)
 
 
+def test_slots_of_a_judge_are_columns() -> None:
+    keys = {"judge_url": "http://host", "judge_model": "m", "judge_prompt": "{prompt} {completion} {soluton}"}
+    with pytest.raises(ConfigError, match=r"'judge' needs the column 'soluton'.*They have solution\."):
+        load("judge", columns=["solution"], **keys)
+    assert load("judge", columns=["soluton"], **keys)
+
+
 def test_functions_of_a_file(file: str) -> None:
     specs = [f"{file}:plain", f"{file}:level", f"{file}:tokens_only", f"{file}:with_default"]
     found = scores(specs, ["abc", "d"], level=[1, 2], completion_ids=[[1, 2], [3]])
