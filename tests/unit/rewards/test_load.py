@@ -38,6 +38,9 @@ def tokens_only(completion_ids, **kwargs):
 def with_default(completions, bonus=0.5):
     return [bonus] * len(completions)
 
+def by_step(completions, trainer_state, **kwargs):
+    return [float(trainer_state.global_step)] * len(completions)
+
 async def later(completions, **kwargs):
     return [2.0] * len(completions)
 
@@ -186,6 +189,7 @@ def test_objects_that_trl_makes_work_too(tmp_path: Path) -> None:
         ("Judge", "is a class"),
         ("number", "is a int, no reward function"),
         ("plein", "Did you mean 'plain'"),
+        ("by_step", "needs TRL's trainer_state"),
     ],
 )
 def test_what_is_no_reward_function(file: str, name: str, why: str) -> None:
