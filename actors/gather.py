@@ -13,6 +13,7 @@ from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskErro
 
 from raytune.errors import RaytuneError, RolloutError
 from raytune.log import get_logger
+from raytune.stages.failures import Failures
 from raytune.stages.samples import Prompt, Sampling, ScoredGroup
 
 log = get_logger(__name__)
@@ -56,6 +57,7 @@ class Gatherer:
         self._jobs: dict[Any, _Job] = {}
         self._lost: list[_Job] = []
         self._finished: list[ScoredGroup] = []
+        self._failures = Failures()
         self._born: str = ray.get(router.born.remote(), timeout=_ROUTER_DEADLINE)
 
     def submit(self, prompts: Sequence[Prompt], sampling: Sampling, group_size: int) -> None:
@@ -119,6 +121,7 @@ class Gatherer:
                 ) from error
             self._again(job, f"{type(cause).__name__}")
             return None
+        self._failures.tell(scored)
         return replace(scored, payload=job.group)
 
     def _again(self, job: _Job, reason: str) -> None:

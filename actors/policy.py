@@ -156,11 +156,6 @@ class PolicyGroup(TrainerGroup):
     def update(self, step: int, samples: Sequence[PolicySample]) -> PolicyResult:
         from raytune.stages.policy_loss import explained
 
-        if not samples:
-            raise TrainError(
-                f"update {step} has no answer to learn from: none of the step could be scored",
-                fix="See the warnings above of what reward functions could not score.",
-            )
         shares = self._shares(samples, step)
         refs = [worker.update.remote(step, share) for worker, share in zip(self._workers, shares, strict=True)]
         sums: list[UpdateSums] = self._wait(f"update {step}", refs)

@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import ray
-from ray.exceptions import GetTimeoutError, RayError, RayTaskError
+from ray.exceptions import GetTimeoutError, RayTaskError
 
 from actors import stacks
-from actors.reward_desk import RewardCounts, RewardLimits, start_desk
+from actors.reward_desk import RewardLimits, start_desk
 from actors.reward_model import ModelReward
 from actors.reward_seats import START_DEADLINE
 from raytune.config.model import ModelConfig
@@ -144,21 +144,9 @@ class RewardPool:
         # In a list it travels as a reference, that of a group still being drawn too.
         return self._desk.score.remote([group])
 
-    def counts(self) -> RewardCounts:
-        """What happened so far. Errors: RewardError if the desk does not answer."""
-        try:
-            return ray.get(self._desk.counts.remote(), timeout=_ANSWER_DEADLINE)
-        except RayError as error:
-            raise RewardError(f"the reward desk does not answer: {type(error).__name__}") from None
-
     def close(self) -> None:
         """End the desk, and with it its workers."""
         ray.kill(self._desk)
-
-
-def attach_payload(scored: ScoredGroup, payload: Any) -> ScoredGroup:
-    """The scored group with what leads trainer ranks to its tokens."""
-    return replace(scored, payload=payload)
 
 
 def _cause(error: RayTaskError) -> RaytuneError:

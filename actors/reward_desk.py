@@ -1,8 +1,6 @@
 """Which worker scores which group, how long that may take, and what becomes of a group that nobody can score."""
 
 import asyncio
-import math
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,18 +12,15 @@ from actors import stacks
 from actors.reward_model import model_loaded
 from actors.reward_seats import Seat, Seats, first_line
 from raytune.config.reward import RewardConfig
-from raytune.log import get_logger
 from raytune.rewards.base import RewardUnavailable
+from raytune.rewards.builtin import listed
 from raytune.rewards.table import unscorable
 from raytune.stages.samples import Group, ScoredGroup
 from raytune.stages.scoring import scored
 
-log = get_logger(__name__)
-
 _MARGIN = 10.0
-"""Seconds beyond twice the time limit: async functions are asked twice, each time within the limit."""
+"""Seconds beyond what the functions may take."""
 _MAX_WAITING = 100_000
-_MAX_NAMED = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,36 +39,18 @@ class RewardLimits:
 
     @classmethod
     def of(cls, cfg: RewardConfig) -> "RewardLimits":
-        return cls(2 * cfg.reward_time_limit + _MARGIN)
-
-
-# Made by the desk, read by the driver's log.
-@dataclass(frozen=True, slots=True)
-class RewardCounts:
-    """What happened since the start. `unscorable` counts answers without a reward, `lost` groups that were given up,
-    of which `poison` says "prompt 17 (row 4): why" for the first.
-
-    Example: RewardCounts(groups=64, answers=512, unscorable=3, retries=1, deaths=1, timeouts=0, lost=0)
-    """
-
-    groups: int = 0
-    answers: int = 0
-    unscorable: int = 0
-    retries: int = 0
-    deaths: int = 0
-    timeouts: int = 0
-    unavailable: int = 0
-    lost: int = 0
-    workers: int = 0
-    poison: tuple[str, ...] = ()
+        """Functions that are not async take turns, and each may be asked twice, each time within its limit."""
+        asks_model = cfg.reward_model is not None and cfg.reward_model_type != "api"
+        functions = len(listed(cfg)) + asks_model
+        return cls(2 * cfg.reward_time_limit * max(functions, 1) + _MARGIN)
 
 
 @dataclass(frozen=True, slots=True)
 class _Trouble:
-    """Why a group could not be scored in a worker; `kind` is the count that it goes to."""
+    """Why a group could not be scored in a worker. by_model: the reward model could not be reached."""
 
-    kind: str
     why: str
+    by_model: bool = False
 
 
 class RewardDesk:
@@ -100,9 +77,7 @@ class RewardDesk:
         self._made = (ray.remote(kind), job, ray.remote(num_cpus=0)(prepare), places)
         self._shared: Any = None
         self._starting: asyncio.Task[tuple[Seats, dict[str, float]]] | None = None
-        self._counts: Counter[str] = Counter()
         self._poison: dict[str, str] = {}
-        self._named: list[str] = []
 
     async def start(self) -> None:
         """Wait until all workers have started. Errors: the first that one meets."""
@@ -141,16 +116,14 @@ class RewardDesk:
             tried.append(seat.number)
             found = await self._attempt(seats, seat, group)
             if isinstance(found, ScoredGroup):
-                self._counts["retries"] += len(tried) - 1
-                return self._counted(found)
+                return found
             trouble = found
-            self._counts[trouble.kind] += 1
-            if trouble.kind == "unavailable" and self._model is not None:
+            if trouble.by_model and self._model is not None:
                 await model_loaded(self._model)
         if trouble is not None:
-            self._counts["retries"] += len(tried) - 1
             self._poison[name] = f"{trouble.why} ({len(tried)} attempts)"
-        return await self._give_up(group, weights, self._poison[name])
+        tokens = await _made(group)
+        return scored(tokens, unscorable(weights, len(tokens.drawn), self._poison[name]), seconds=0.0)
 
     async def _attempt(self, seats: Seats, seat: Seat, group: Any) -> ScoredGroup | _Trouble:
         """Whatever comes of it, the seat is free or being filled anew afterwards."""
@@ -160,37 +133,19 @@ class RewardDesk:
             # First, for Ray makes it an instance of what the worker raised, a TimeoutError for one.
             await seats.leave(seat, done=False)
             if isinstance(error.cause, RewardUnavailable):
-                return _Trouble("unavailable", str(error.cause))
+                return _Trouble(str(error.cause), by_model=True)
             raise error.cause from error
         except RayActorError as error:
             seats.refill(seat)
-            return _Trouble("deaths", f"the reward worker died: {first_line(error)}")
+            return _Trouble(f"the reward worker died: {first_line(error)}")
         except RayError:
             await seats.leave(seat, done=False)
             raise
         except TimeoutError:
             seats.refill(seat)
-            return _Trouble("timeouts", f"scoring took longer than {self._limits.seconds:g} s")
+            return _Trouble(f"scoring took longer than {self._limits.seconds:g} s")
         await seats.leave(seat, done=True)
         return found
-
-    async def _give_up(self, group: Any, weights: dict[str, float], why: str) -> ScoredGroup:
-        tokens = await _made(group)
-        self._counts["lost"] += 1
-        said = f"prompt {tokens.prompt.number} (row {tokens.prompt.row}): {why}"
-        self._named.append(said)
-        log.warning("answers without a reward: %s", said)
-        return self._counted(scored(tokens, unscorable(weights, len(tokens.drawn), why), seconds=0.0))
-
-    def _counted(self, found: ScoredGroup) -> ScoredGroup:
-        self._counts["groups"] += 1
-        self._counts["answers"] += len(found.lengths)
-        self._counts["unscorable"] += sum(map(math.isnan, found.rewards))
-        return found
-
-    async def counts(self) -> RewardCounts:
-        seats, _ = await self._started()
-        return RewardCounts(**self._counts, workers=seats.num_alive, poison=tuple(self._named[:_MAX_NAMED]))
 
 
 async def _made(group: Any) -> Group:

@@ -21,7 +21,7 @@ import ray
 from actors import stacks
 from raytune.config.model import ModelConfig
 from raytune.errors import RaytuneError, ReplicaLostError, RolloutError
-from raytune.stages.environment import Environment, converse, load_environment
+from raytune.stages.environment import Apart, Environment, converse, load_environment
 from raytune.stages.samples import Completion, Group, Prompt, Sampling
 
 T = TypeVar("T")
@@ -37,7 +37,8 @@ class ReplicaSettings:
     Args: model: name or folder; every node finds its own copy. max_length: most tokens of prompt and answer together.
     max_sequences: answers drawn at the same time.
     text: whose tokenizer turns texts of environments and stop strings into tokens; None is `model` as it is.
-    environment: import path of the class behind multi-turn answers, of max_turns at most. adapter_rank: largest LoRA
+    environment: import path of the class behind multi-turn answers, of max_turns at most and
+    environment_seconds for each of its steps. adapter_rank: largest LoRA
     rank, 0 for none. sleeps: it takes turns on its GPU with a trainer rank. eager: do not compile; None is so on a CPU.
     workers: processes that share the model, each on a GPU of its own (tensor parallel). cache_gib: memory of all their
     KV caches on a CPU. threads: of each worker. engine_args: further arguments of the engine. Deadlines in seconds;
@@ -53,6 +54,7 @@ class ReplicaSettings:
     max_sequences: int = 64
     environment: str | None = None
     max_turns: int = 8
+    environment_seconds: float = 60.0
     adapter_rank: int = 0
     sleeps: bool = False
     eager: bool | None = None
@@ -132,6 +134,7 @@ class Replica(ABC):
         self.settings = settings
         self._home = LoopThread("rollouts")
         self._environment = load_environment(settings.environment) if settings.environment else None
+        self._partners = LoopThread("environments")
         self._tokenizer: Any = None
         self._running = 0
         self._updating = False
@@ -189,9 +192,11 @@ class Replica(ABC):
         first = await self._draw(prompt.ids.tolist(), sampling, count=size, seed=seed, limit=limit)
         if self._environment is None:
             return first
-        with Translated("the environment failed"):
+        with Translated("a conversation failed"):
+            partners = [Apart(self._environment, self._partners.loop) for _ in first]
             talks = [
-                self._talk(self._environment(), prompt, sampling, limit, place, one) for place, one in enumerate(first)
+                self._talk(partner, prompt, sampling, limit, place, one)
+                for place, (partner, one) in enumerate(zip(partners, first, strict=True))
             ]
             return list(await asyncio.gather(*talks))
 
@@ -210,6 +215,7 @@ class Replica(ABC):
             draw,
             budget=budget,
             max_turns=self.settings.max_turns,
+            time_limit=self.settings.environment_seconds,
             encode=lambda text: list(tokenizer.encode(text, add_special_tokens=False)),
             decode=lambda ids: str(tokenizer.decode(list(ids))),
         )

@@ -12,6 +12,7 @@ from ray.exceptions import GetTimeoutError, RayError
 from raytune.data.decoder import Decodes
 from raytune.log import get_logger
 from raytune.monitors.transcripts import Transcript, TranscriptWriter, Turn
+from raytune.rewards.base import Score, failed
 from raytune.stages.samples import Completion, Group, ScoredGroup
 
 log = get_logger(__name__)
@@ -79,13 +80,18 @@ def _transcript(scored: ScoredGroup, group: Group, place: int, decoder: Decodes)
         row=scored.row,
         prompt=str(decoder.decode(group.prompt.ids.tolist(), skip_special_tokens=False)),
         answer=str(decoder.decode(answer.ids.tolist(), skip_special_tokens=False)),
-        reward=None if math.isnan(reward) else reward,
-        parts={name: column[place] for name, column in zip(table.names, table.scores, strict=True)},
+        reward=_known(reward),
+        parts={name: _known(column[place]) for name, column in zip(table.names, table.scores, strict=True)},
         versions=tuple((span.version, span.start, span.end) for span in answer.versions),
         finish=answer.finish,
         length=len(answer.ids),
+        extra={name: values[place] for name, values in table.extra.items()},
         turns=() if answer.mask.all() else turns_of(answer, decoder),
     )
+
+
+def _known(score: Score) -> Score:
+    return None if failed(score) else score
 
 
 def turns_of(answer: Completion, decoder: Decodes) -> tuple[Turn, ...]:

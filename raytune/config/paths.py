@@ -28,9 +28,11 @@ def absolute_paths(cfg: RunConfig) -> RunConfig:
         "dataio": {"data_cache_dir": _absolute(cfg.dataio.data_cache_dir)},
         "cluster": {"storage_path": storage},
         "reward": {
+            "reward_funcs": tuple(map(_code, reward.reward_funcs)),
             "reward_model": None if reward.reward_model is None else _if_there(reward.reward_model),
             "reward_model_adapters": tuple(map(_if_there, reward.reward_model_adapters)),
         },
+        "rl": {"environment": None if cfg.rl.environment is None else _code(cfg.rl.environment)},
         "output": {
             "output_dir": _absolute(output),
             "logging_dir": _absolute(cfg.output.logging_dir),
@@ -59,6 +61,12 @@ def _if_path(name: str) -> str:
     """A file's or folder's path absolute; a bare name may be one of dataset_info.json even where a folder has it."""
     path = Path(name).expanduser()
     return str(path.absolute()) if path.is_file() or ("/" in name and path.is_dir()) else name
+
+
+def _code(spec: str) -> str:
+    """What a file defines, file.py:name, with its path absolute; names of built-ins and package.module:name stay."""
+    file, colon, name = spec.rpartition(":")
+    return f"{_absolute(file)}:{name}" if colon and file.endswith(".py") else spec
 
 
 def _unless_hub(dataset_dir: str) -> str:

@@ -25,7 +25,7 @@ class RewardConfig(Group):
     code_tests_column: str = "tests"
     """Column with the tests of a program: statements, or mappings of input and output (code)."""
     code_time_limit: float = Field(5.0, gt=0)
-    """Seconds for all tests of an answer (code)."""
+    """Seconds for all tests of an answer; less where a group's answers together would pass reward_time_limit (code)."""
     code_memory_limit: float = Field(1.0, gt=0)
     """Memory of a program in GiB (code)."""
     judge_url: str | None = None
@@ -36,8 +36,10 @@ class RewardConfig(Group):
     """Key of that server (judge)."""
     judge_prompt: str | None = None
     """What the judge is told, with {prompt}, {completion} and {name of a column}; null asks for 0 to 1 (judge)."""
-    judge_score_regex: str = r"(?i)score\W+?(-?\d+(?:\.\d+)?)"
-    """Pattern whose only group is the score; the last match in the reply counts (judge)."""
+    judge_score_regex: str = (
+        r"(?i)score(?:[^\w\n]*[(\[][^)\]\n]*[)\]][^\w\n]*[:=])?\W+?(-?(?:\d+(?:[.,]\d+)?|(?<!\.)\.\d+))"
+    )
+    """Pattern whose only group is the score, with a point or a comma; the last match in the reply counts (judge)."""
     reward_model: str | None = None
     """Reward model: the output_dir of stage rm, a hub id, or a URL with reward_model_type api."""
     reward_model_type: Literal["lora", "full", "api"] = "lora"

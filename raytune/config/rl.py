@@ -44,3 +44,5 @@ class RLConfig(Group):
     """Class of a conversation partner, as package.module:Class or file.py:Class: tools, or a user with more to say."""
     max_turns: int = Field(8, ge=1)
     """Turns that the policy may take in one conversation (environment)."""
+    environment_time_limit: float = Field(60.0, gt=0)
+    """Seconds of a reset or step of the environment; an answer whose environment takes longer has no reward."""

@@ -14,7 +14,7 @@ from raytune.launch_rl.workers import check_workers
 from raytune.log import get_logger
 from raytune.rewards.base import RewardUnavailable
 from raytune.rewards.load import load_rewards
-from raytune.stages.environment import load_environment
+from raytune.stages.environment import check_environment
 
 log = get_logger(__name__)
 
@@ -36,7 +36,7 @@ def check(cfg: RunConfig) -> None:
         log.info("prompt and answer have at most %s tokens, not cutoff_len + max_new_tokens (%s)", window, wanted)
     _check_rewards(cfg)
     if cfg.rl.environment is not None:
-        load_environment(cfg.rl.environment)
+        check_environment(cfg.rl.environment)
 
 
 def _check_rewards(cfg: RunConfig) -> None:

@@ -62,6 +62,7 @@ def _settings(cfg: RunConfig, plan: Plan, *, threads: int) -> ReplicaSettings:
         max_sequences=cfg.generation.max_num_seqs,
         environment=cfg.rl.environment,
         max_turns=cfg.rl.max_turns,
+        environment_seconds=cfg.rl.environment_time_limit,
         adapter_rank=adapter_rank(cfg, plan),
         eager=cfg.rollout.vllm_enforce_eager,
         gpu_memory=cfg.rollout.vllm_gpu_util,

@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,7 @@ Turn = tuple[str, str]
 class Transcript:
     """One answer. `reward` and `parts` (by reward function) are None where it could not be scored; `versions` are
     (weight version, first token, end) of its spans. turns: the answer cut up, where an environment had a part in it.
+    extra: what reward functions noted of it (log_extra).
 
     Example: Transcript(17, 4, "2 + 2 = ?", "4", 1.0, {"number": 1.0}, ((3, 0, 2),), "stop", 2)
     """
@@ -36,6 +37,7 @@ class Transcript:
     finish: str
     length: int
     turns: tuple[Turn, ...] = ()
+    extra: Mapping[str, object] = field(default_factory=dict)
 
 
 class TranscriptWriter:
@@ -83,7 +85,8 @@ def markdown(one: Transcript) -> str:
     weights = ", ".join(str(version) for version, _, _ in one.versions)
     head = f"**reward {_number(one.reward)}** ({parts}), prompt {one.number}, {one.length} tokens, {one.finish}"
     said = [f"**{who}**\n\n{_block(text)}" for who, text in one.turns or (("answer", one.answer),)]
-    return "\n\n".join([f"{head}, weights {weights}", _block(one.prompt), *said])
+    noted = [f"**{name}**\n\n{_block(str(value))}" for name, value in one.extra.items()]
+    return "\n\n".join([f"{head}, weights {weights}", _block(one.prompt), *said, *noted])
 
 
 def _block(text: str) -> str:
@@ -103,6 +106,7 @@ def _fields(one: Transcript) -> dict[str, Any]:
         **({"turns": [{"from": who, "text": text} for who, text in one.turns]} if one.turns else {}),
         "reward": one.reward if one.reward is None or math.isfinite(one.reward) else None,
         "parts": dict(one.parts),
+        **({"extra": dict(one.extra)} if one.extra else {}),
         "versions": [list(span) for span in one.versions],
         "finish": one.finish,
         "length": one.length,

@@ -1,5 +1,6 @@
 """What a reward function takes and gives."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +11,13 @@ Completion = str | Sequence[Mapping[str, Any]]
 """An answer: its text, or the messages that the policy and its tools wrote, as [{"role": ..., "content": ...}]."""
 
 Score = float | None
-"""What a function gives a sample; None, like NaN, says that it cannot score it."""
+"""What a function gives a sample. None: it has nothing to say of it, the other functions do. NaN: it should have scored
+it and could not, so that the sample has no reward."""
+
+
+def failed(score: Score) -> bool:
+    """Whether a function should have scored the sample and could not."""
+    return score is not None and math.isnan(score)
 
 
 class RewardUnavailable(RaytuneError):
@@ -18,7 +25,7 @@ class RewardUnavailable(RaytuneError):
 
 
 class Unscored(float):
-    """A NaN that says why: a reward function returns it where it would return None.
+    """A NaN that says why.
 
     Example: Unscored("the solution is no number").why == "the solution is no number"
     """

@@ -16,7 +16,7 @@ from raytune.rewards.sandbox import Limits
 
 GIB = 1024**3
 OWN_SHARE = 0.9
-"""Part of the time limit in which a function that waits for a server gives up by itself, with a better message."""
+"""Part of the time limit in which a function that waits for others gives up by itself, and knows better what to say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,8 @@ def _overlong(cfg: RewardConfig, max_length: int) -> Needs:
 
 def _code(cfg: RewardConfig, max_length: int) -> Needs:
     limits = Limits(seconds=cfg.code_time_limit, memory=int(cfg.code_memory_limit * GIB))
-    return Needs(CodeReward(column=cfg.code_tests_column, limits=limits), (cfg.code_tests_column,))
+    seconds = OWN_SHARE * cfg.reward_time_limit
+    return Needs(CodeReward(column=cfg.code_tests_column, limits=limits, seconds=seconds), (cfg.code_tests_column,))
 
 
 def _judge(cfg: RewardConfig, max_length: int) -> Needs:
@@ -82,7 +83,7 @@ def _judge(cfg: RewardConfig, max_length: int) -> Needs:
         seconds=OWN_SHARE * cfg.reward_time_limit,
         api_key=cfg.judge_api_key,
     )
-    return Needs(judge, ("prompts",) if "prompt" in slots else ())
+    return Needs(judge, tuple(sorted({"prompt": "prompts"}.get(slot, slot) for slot in slots - {"completion"})))
 
 
 def _api(cfg: RewardConfig, max_length: int) -> Needs:

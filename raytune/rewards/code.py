@@ -1,14 +1,16 @@
 """Reward for programs: the share of the tests that the answer's code passes, run in a sandbox."""
 
+import math
 import os
 import re
+import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from time import monotonic
 
 from raytune.log import get_logger
-from raytune.rewards.base import Completion, Score, Unscored, as_text
+from raytune.rewards.base import Completion, Score, as_text
 from raytune.rewards.sandbox import Limits, Outcome, run_program
 
 log = get_logger(__name__)
@@ -23,36 +25,62 @@ class CodeReward:
     A test is a text of statements that raise if it fails (MBPP's and HumanEval's form; all of an answer run in one
     process) or a mapping {"input": ..., "output": ...} of what a script reads and prints (white space at the ends of
     lines aside; one process each). The reward is the share passed. Code that hangs, ends early or breaks a limit
-    fails the tests that it has not passed by then; a row without tests scores nothing.
+    fails the tests that it has not passed by then; of a row without tests it says nothing.
 
     Args: column: where the tests of each row are: a list of tests, or one. limits: seconds are for all tests of an
-    answer together.
+    answer together. seconds: for a batch. Answers that would take longer one after the other on these CPUs have less
+    time each, and what the first ones leave of theirs is for the others: those that hang are wrong, and no others.
     Errors: RewardUnavailable if programs cannot be confined on this machine, already when made.
     """
 
-    def __init__(self, *, column: str, limits: Limits) -> None:
+    def __init__(self, *, column: str, limits: Limits, seconds: float = math.inf) -> None:
         self._column = column
         self._limits = limits
+        self._seconds = seconds
         if run_program("", limits, tests=()).landlock == 0:
             log.warning("this kernel has no Landlock: programs that are scored can write wherever this user can")
 
     def __call__(self, completions: Sequence[Completion], **columns: Sequence[object]) -> list[Score]:
         pairs = zip(completions, columns[self._column], strict=True)
-        with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-            return list(pool.map(lambda pair: self._one(extract_code(as_text(pair[0])), pair[1]), pairs))
+        cpus = len(os.sched_getaffinity(0))
+        shares = Shares(len(completions), cpus, seconds=self._seconds, most=self._limits.seconds)
+        with ThreadPoolExecutor(cpus) as pool:
+            return list(pool.map(lambda pair: self._one(extract_code(as_text(pair[0])), pair[1], shares), pairs))
 
-    def _one(self, code: str, tests: object) -> Score:
+    def _one(self, code: str, tests: object, shares: "Shares") -> Score:
         asserts, cases = split_tests(tests)
         if not asserts and not cases:
-            return Unscored(f"the row has no tests in '{self._column}'")
-        deadline = monotonic() + self._limits.seconds
-        passed = len(run_program(code, self._limits, tests=asserts).passed) if asserts else 0
+            return None
+        limits = replace(self._limits, seconds=shares.next())
+        deadline = monotonic() + limits.seconds
+        passed = len(run_program(code, limits, tests=asserts).passed) if asserts else 0
         for given, expected in cases:
             left = deadline - monotonic()
             if left > 0:
-                outcome = run_program(code, replace(self._limits, seconds=left), stdin=given)
+                outcome = run_program(code, replace(limits, seconds=left), stdin=given)
                 passed += prints(outcome, expected)
         return passed / (len(asserts) + len(cases))
+
+
+class Shares:
+    """Divides the time of a batch among programs that begin one after the other, `places` at a time.
+
+    Args: seconds: of the batch, from now on. most: that a program may have.
+
+    Example: Shares(4, 2, seconds=6.0, most=5.0).next() == 3.0  # about: two rounds are left, and 6 s
+    """
+
+    def __init__(self, programs: int, places: int, *, seconds: float, most: float) -> None:
+        self._left, self._places, self._most = programs, places, most
+        self._deadline = monotonic() + seconds
+        self._lock = threading.Lock()
+
+    def next(self) -> float:
+        """Seconds of the program that begins now."""
+        with self._lock:
+            rounds = math.ceil(self._left / self._places)
+            self._left -= 1
+        return min(self._most, max(self._deadline - monotonic(), 0.0) / rounds)
 
 
 def extract_code(answer: str) -> str:

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Sequence
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 
 import regex
 
@@ -19,6 +19,8 @@ NUMBER = re.compile(r"(?<![\w.])[-+]?(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)?(?:\.[0
 class AnswerReward:
     """Compares each answer with the right one, which stands in a column of the data.
 
+    Of a row without one it says nothing.
+
     Args: same: takes the answer's text and the right one; gives whether they agree, or None if the right one is
     unusable. column: where the right answers are.
     """
@@ -32,7 +34,9 @@ class AnswerReward:
         return [self._one(as_text(answer), truth) for answer, truth in zip(completions, truths, strict=True)]
 
     def _one(self, answer: str, truth: object) -> Score:
-        agrees = None if truth is None else self._same(answer, as_text(truth))
+        if truth is None:
+            return None
+        agrees = self._same(answer, as_text(truth))
         return Unscored(f"{self._column} {truth!r} cannot be compared with") if agrees is None else float(agrees)
 
 
@@ -56,7 +60,11 @@ def last_number(text: str) -> Decimal | None:
     Example: last_number("5-3 makes 1,002.50.") == Decimal("1002.50")
     """
     found: list[str] = NUMBER.findall(text)
-    return Decimal(found[-1].replace(",", "")) if found else None
+    try:
+        return Decimal(found[-1].replace(",", "")) if found else None
+    except InvalidOperation:
+        # Its exponent is beyond all that there is.
+        return None
 
 
 class PatternReward:

@@ -34,7 +34,7 @@ class JudgeReward:
 
     The prompt's slots {prompt} and {completion} take the conversation and the answer, any other {name} takes the
     column of that name; a brace that is no such slot stays as it is. The score is the pattern's first group in its
-    last match. A reply without one scores nothing.
+    last match. A reply without one is a failure.
 
     Args: url: base of the API (https://host/v1) or the whole address of chat/completions. seconds: deadline for a
     batch, repetitions included.
@@ -114,13 +114,13 @@ def said(reply: Any) -> str:
 
 def _number(text: str) -> Score:
     try:
-        return float(text)
+        return float(text.replace(",", "."))
     except ValueError:
         return Unscored(f"the judge's score {text!r} is no number")
 
 
 def _score_or_raise(one: Score | BaseException, found: Sequence[Score | BaseException]) -> Score:
-    """A sample that could not be asked about scores nothing, unless that befell all of them."""
+    """A sample that could not be asked about has no score, unless that befell all of them."""
     if not isinstance(one, BaseException):
         return one
     if not isinstance(one, RewardUnavailable) or all(isinstance(other, BaseException) for other in found):

@@ -20,6 +20,9 @@ from raytune.rewards.builtin import BUILT_INS, listed
 ALWAYS = ("completions", "prompts", "completion_ids", "log_metric", "log_extra")
 """What every function can have, whatever the data's columns are."""
 
+TRAINER_STATE = "trainer_state"
+"""TRL gives its functions the state of its Trainer, which nobody has here."""
+
 Call = Callable[..., Any]
 
 SIGNATURE = "A reward function is f(completions, **columns) -> list[float | None]; it is called by keyword."
@@ -144,7 +147,14 @@ def _checked(spec: str, call: object, have: Collection[str] | None) -> Call:
     by_keyword = {one.name: one for one in parameters if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)}
     if not takes_any and "completions" not in by_keyword:
         raise ConfigError(f"the reward function '{spec}' takes no completions", where=shown, fix=SIGNATURE)
-    _check_columns(spec, [name for name, one in by_keyword.items() if one.default is one.empty], have)
+    needed = [name for name, one in by_keyword.items() if one.default is one.empty]
+    if TRAINER_STATE in needed and TRAINER_STATE not in (have or ()):
+        raise ConfigError(
+            f"the reward function '{spec}' needs TRL's trainer_state, which there is none of here",
+            where=shown,
+            fix="Rewards do not know the step they are for: do without it, or make it trainer_state=None.",
+        )
+    _check_columns(spec, needed, have)
     return call
 
 

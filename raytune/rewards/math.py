@@ -20,8 +20,8 @@ class MathReward:
     """Compares answers with math-verify in a process of its own, which is killed at the limit; any thread may call.
 
     An answer that cannot be compared in time is wrong, as is one without a result: a policy must not get rid of bad
-    answers by making them hard to check. A right answer that has no mathematics, or takes too long itself, scores
-    nothing.
+    answers by making them hard to check. A right answer that has no mathematics, or takes too long itself, is a
+    failure; of a row without one it says nothing.
 
     What a policy thought before </think> does not count.
 
@@ -41,7 +41,9 @@ class MathReward:
         return [self._one(as_text(answer), truth) for answer, truth in pairs]
 
     def _one(self, answer: str, truth: object) -> Score:
-        text = "" if truth is None else as_text(truth)
+        if truth is None:
+            return None
+        text = as_text(truth)
         if not text.strip() or self._ask({"truth": text}) is not True:
             return Unscored(f"{self._column} {truth!r} is not understood as mathematics")
         return float(self._ask({"truth": text, "answer": answer.rpartition("</think>")[2]}) is True)

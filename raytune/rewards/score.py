@@ -10,7 +10,7 @@ from functools import cache
 from typing import Any
 
 from raytune.rewards.attempt import Attempt, describe
-from raytune.rewards.base import Completion, RewardFunction, RewardUnavailable, Score, Unscored
+from raytune.rewards.base import Completion, RewardFunction, RewardUnavailable, Score, Unscored, failed
 from raytune.rewards.table import RewardTable
 
 
@@ -23,10 +23,12 @@ def score(
 ) -> RewardTable:
     """Call each function with the whole batch; where that raises, call it again sample by sample.
 
-    A sample is None for a function that raises for it, gives None, NaN or infinity, or gives another number of
-    scores than there are answers. Functions that are not async run on the calling thread, as some set alarms, and no
-    limit can stop them here: the caller holds a deadline for its process, of more than twice the time limit. Async
-    ones run together.
+    A sample is None for a function that gives None, and NaN for one that raises for it, takes too long, gives NaN or
+    infinity, or gives another number of scores than there are answers.
+
+    Functions that are not async run on the calling thread, as some set alarms, one after the other, and no limit can
+    stop them here: the caller holds a deadline for its process, of more than twice the time limit for each of them.
+    Async ones run together.
 
     Args: completions: N answers. columns: `prompts`, `completion_ids` and the data's columns, N values each.
     time_limit: seconds for each call of an async function.
@@ -53,7 +55,7 @@ def score(
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What one function made of a batch: scores [N], the first trouble if there was one, and the time it took."""
+    """What one function made of a batch: scores [N], the first failure if there was one, and the time it took."""
 
     scores: list[Score]
     error: str | None = None
@@ -71,7 +73,7 @@ class Notes:
         self._metrics.setdefault(name, []).append(float(value))
 
     def log_extra(self, column: str, values: Iterable[object]) -> None:
-        self._extra[column] = list(values)
+        self._extra[column] = [_plain(value) for value in values]
 
     def means(self) -> dict[str, float]:
         return {name: math.fsum(values) / len(values) for name, values in self._metrics.items()}
@@ -79,6 +81,12 @@ class Notes:
     def columns(self, count: int) -> dict[str, list[object]]:
         """Only whole columns: a function that was called sample by sample leaves the last sample's."""
         return {name: values for name, values in self._extra.items() if len(values) == count}
+
+
+def _plain(value: object) -> object:
+    """The value, as a text unless JSON has it: its class may be known to this process alone."""
+    known = value is None or isinstance(value, str | int) or (isinstance(value, float) and math.isfinite(value))
+    return value if known else str(value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,8 +169,8 @@ def _apart(raised: BaseException, batch: Batch) -> list[Batch]:
 def _gather(parts: Sequence[Outcome | BaseException], raised: BaseException, count: int) -> Outcome:
     """One outcome from those of single samples; without any, nobody is scored."""
     if not parts:
-        return Outcome([None] * count, describe(raised))
-    outcomes = [Outcome([None], describe(part)) if isinstance(part, BaseException) else part for part in parts]
+        return _nothing(count, describe(raised))
+    outcomes = [_nothing(1, describe(part)) if isinstance(part, BaseException) else part for part in parts]
     troubles = [outcome.error for outcome in outcomes if outcome.error is not None]
     return Outcome([outcome.scores[0] for outcome in outcomes], troubles[0] if troubles else describe(raised))
 
@@ -170,18 +178,22 @@ def _gather(parts: Sequence[Outcome | BaseException], raised: BaseException, cou
 def read_scores(values: object, count: int) -> Outcome:
     """The scores in what a function gave: `count` numbers, of whatever numeric type, or Nones."""
     if isinstance(values, str | bytes | Mapping) or not isinstance(values, Iterable):
-        return Outcome([None] * count, f"it gave {type(values).__name__}, not a list of scores")
+        return _nothing(count, f"it gave {type(values).__name__}, not a list of scores")
     given = list(values)
     if len(given) != count:
-        return Outcome([None] * count, f"it gave {len(given)} scores for {count} answers")
-    scores = [_finite(value) for value in given]
-    troubles = [_why(one) for one, value in zip(given, scores, strict=True) if value is None]
+        return _nothing(count, f"it gave {len(given)} scores for {count} answers")
+    scores = [None if value is None else _finite(value) for value in given]
+    troubles = [_why(one) for one, value in zip(given, scores, strict=True) if failed(value)]
     return Outcome(scores, troubles[0] if troubles else None)
 
 
-def _finite(value: Any) -> Score:
-    number = None if value is None else float(value)
-    return number if number is not None and math.isfinite(number) else None
+def _nothing(count: int, why: str) -> Outcome:
+    return Outcome([math.nan] * count, why)
+
+
+def _finite(value: Any) -> float:
+    number = float(value)
+    return number if math.isfinite(number) else math.nan
 
 
 def _why(value: object) -> str:

@@ -4,15 +4,15 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from raytune.rewards.base import Score
+from raytune.rewards.base import Score, failed
 
 
 # Made by raytune.rewards.score on a reward actor, read by the stage and the log.
 @dataclass(frozen=True, slots=True)
 class RewardTable:
-    """Scores of N samples by each of F functions; None where a function could not score.
+    """Scores of N samples by each of F functions; None where a function had nothing to say, NaN where it failed.
 
-    scores: [F][N]. errors: the first trouble of each function that had one. seconds: what each took.
+    scores: [F][N]. errors: the first failure of each function that had one. seconds: what each took.
     metrics, extra: what functions reported through TRL's log_metric (averaged) and log_extra (columns [N]).
 
     Example: RewardTable(("right", "short"), (1.0, 0.5), ((1.0, None), (-0.2, -0.4))).combined == (0.9, -0.2)
@@ -32,9 +32,10 @@ class RewardTable:
 
     @property
     def combined(self) -> tuple[float, ...]:
-        """The reward of each sample: weights times scores, summed over the functions that scored it; else NaN.
+        """The reward of each sample: weights times scores, summed over the functions that gave one.
 
-        Functions of weight 0 are only watched: a sample that only they scored has no reward.
+        NaN where one of them failed, for a part of the sum says nothing, and where none gave a score. Functions of
+        weight 0 are only watched: neither their scores nor their failures count.
         """
         return tuple(self._combine(row) for row in zip(*self.scores, strict=True))
 
@@ -46,8 +47,8 @@ class RewardTable:
         return replace(self, scores=scores, extra={name: values[:count] for name, values in self.extra.items()})
 
     def _combine(self, row: Sequence[Score]) -> float:
-        scored = [(weight, score) for weight, score in zip(self.weights, row, strict=True) if score is not None]
-        parts = [weight * score for weight, score in scored if weight]
+        given = zip(self.weights, row, strict=True)
+        parts = [weight * score for weight, score in given if weight and score is not None]
         return math.fsum(parts) if parts else math.nan
 
     @property
@@ -56,13 +57,13 @@ class RewardTable:
         return {name: mean(column) for name, column in zip(self.names, self.scores, strict=True)}
 
     @property
-    def unscored(self) -> dict[str, int]:
-        """How many samples each function could not score."""
-        return {name: column.count(None) for name, column in zip(self.names, self.scores, strict=True)}
+    def failures(self) -> dict[str, int]:
+        """How many samples each function failed to score."""
+        return {name: sum(map(failed, column)) for name, column in zip(self.names, self.scores, strict=True)}
 
 
 def mean(scores: Iterable[Score]) -> float:
-    known = [score for score in scores if score is not None]
+    known = [score for score in scores if score is not None and not failed(score)]
     return math.fsum(known) / len(known) if known else math.nan
 
 
@@ -74,7 +75,7 @@ def unscorable(weights: Mapping[str, float], num_samples: int, why: str) -> Rewa
     return RewardTable(
         names=tuple(weights),
         weights=tuple(weights.values()),
-        scores=((None,) * num_samples,) * len(weights),
+        scores=((math.nan,) * num_samples,) * len(weights),
         errors=dict.fromkeys(weights, why),
     )
 

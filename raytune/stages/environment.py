@@ -4,20 +4,24 @@ prompt -> draw -> environment -> its tokens, masked -> draw -> ... -> one Comple
 What was drawn is never decoded and encoded again: an environment's text is encoded alone and put behind it.
 """
 
+import asyncio
 import importlib
 import importlib.util
 import inspect
 import sys
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, TypeVar, cast
 
 import numpy as np
 
 from raytune.errors import ConfigError
+from raytune.rewards.attempt import Attempt, describe
 from raytune.stages.samples import Completion, Finish, Ids, Prompt, VersionSpan
+
+T = TypeVar("T")
 
 
 # Made by an Environment, read by `converse`.
@@ -43,6 +47,31 @@ class Environment(Protocol):
     async def step(self, text: str, ids: Ids) -> Reply:
         """Look at what the policy drew since the last reply: its text, and its token ids [T] int32."""
         ...
+
+
+class Apart:
+    """An environment that is made and asked in a loop of its own: one that blocks keeps no engine waiting.
+
+    Args: loop: running in another thread.
+    """
+
+    def __init__(self, kind: Callable[[], Environment], loop: asyncio.AbstractEventLoop) -> None:
+        self._kind, self._loop = kind, loop
+
+    async def reset(self, prompt: Prompt) -> None:
+        """As Environment; makes it too."""
+        await self._there(self._begin(prompt))
+
+    async def _begin(self, prompt: Prompt) -> None:
+        self._own = self._kind()
+        await self._own.reset(prompt)
+
+    async def step(self, text: str, ids: Ids) -> Reply:
+        """As Environment."""
+        return await self._there(self._own.step(text, ids))
+
+    async def _there(self, work: Coroutine[Any, Any, T]) -> T:
+        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, self._loop))
 
 
 Draw = Callable[[Sequence[int], int], Awaitable[Completion]]
@@ -71,13 +100,14 @@ class Transcript:
         self.logprobs += [0.0] * len(ids)
         self.mask += [False] * len(ids)
 
-    def completion(self, finish: Finish) -> Completion:
+    def completion(self, finish: Finish, failure: str = "") -> Completion:
         return Completion(
             ids=np.array(self.ids, np.int32),
             logprobs=np.array(self.logprobs, np.float32),
             mask=np.array(self.mask, np.bool_),
             versions=merged(self.versions),
             finish=finish,
+            failure=failure,
         )
 
 
@@ -91,21 +121,30 @@ async def converse(
     max_turns: int,
     encode: Callable[[str], list[int]],
     decode: Callable[[Sequence[int]], str],
+    time_limit: float | None = None,
 ) -> Completion:
     """One answer of several turns that begins with `first`.
 
     It ends when the environment says so ("environment"), and with "length" after `max_turns` draws, or when `budget`
     tokens are used up or would be by the environment's words; so it always ends with a token that was drawn, unless
-    the environment ends it.
+    the environment ends it. An environment that raises, takes longer than `time_limit` seconds for a step or replies
+    with something else ends its own answer alone ("failed").
     """
-    await environment.reset(prompt)
     transcript, part, turns = Transcript([], [], [], []), first, 0
     while True:
         turns += 1
         transcript.add_drawn(part)
+        if turns == 1:
+            begun = await _asked("reset", environment.reset(prompt), time_limit)
+            if isinstance(begun, _Failure):
+                return transcript.completion("failed", begun.why)
         if part.finish == "length":
             return transcript.completion("length")
-        reply = await environment.step(decode(part.ids.tolist()), part.ids)
+        reply = await _asked("step", environment.step(decode(part.ids.tolist()), part.ids), time_limit)
+        if isinstance(reply, _Failure):
+            return transcript.completion("failed", reply.why)
+        if not isinstance(reply, Reply):
+            return transcript.completion("failed", f"its step gave {type(reply).__name__}, not a Reply")
         given = list(reply.ids) or encode(reply.text)
         left = budget - len(transcript.ids) - len(given)
         if left < (0 if reply.done else 1) or (turns == max_turns and not reply.done):
@@ -114,6 +153,21 @@ async def converse(
         if reply.done:
             return transcript.completion("environment")
         part = await draw([*prompt.ids.tolist(), *transcript.ids], left)
+
+
+@dataclass(frozen=True, slots=True)
+class _Failure:
+    why: str
+
+
+async def _asked(verb: str, work: Awaitable[T], time_limit: float | None) -> T | _Failure:
+    """What a verb of an environment gives, or why it gives nothing."""
+    with Attempt() as attempt:
+        async with asyncio.timeout(time_limit) as clock:
+            return await work
+    if clock.expired():
+        return _Failure(f"its {verb} took longer than {time_limit:g} s")
+    return _Failure(f"its {verb} raised {describe(attempt.raised)}")
 
 
 def merged(spans: Sequence[VersionSpan]) -> tuple[VersionSpan, ...]:
@@ -147,17 +201,34 @@ def load_environment(spec: str) -> Callable[[], Environment]:
     return cast(Callable[[], Environment], found)
 
 
+def check_environment(spec: str) -> None:
+    """Make one conversation. Errors: as load_environment; ConfigError where that raises."""
+    kind = load_environment(spec)
+
+    async def make() -> Environment:
+        return kind()
+
+    with Attempt() as attempt:
+        # In a loop, where conversations are made.
+        asyncio.run(make())
+    if attempt.raised is not None:
+        raise ConfigError(
+            f"the environment '{spec}' cannot be made: {describe(attempt.raised)}",
+            fix="A new one is made for each answer, without arguments.",
+        )
+
+
 def _is_async_method(kind: type[Any], verb: str) -> bool:
     return any(inspect.iscoroutinefunction(vars(base).get(verb)) for base in kind.__mro__)
 
 
 def _module(place: str, spec: str) -> ModuleType:
-    try:
+    with Attempt() as attempt:
         return _file_module(Path(place)) if place.endswith(".py") else importlib.import_module(place)
-    except (ImportError, OSError, SyntaxError) as error:
-        raise ConfigError(
-            f"the environment '{spec}' cannot be imported: {error}", fix="It must be importable on every node."
-        ) from error
+    raise ConfigError(
+        f"the environment '{spec}' cannot be imported: {describe(attempt.raised)}",
+        fix="It must be importable on every node.",
+    )
 
 
 def _file_module(path: Path) -> ModuleType:

@@ -4,11 +4,12 @@ import math
 from collections.abc import Sequence
 
 from raytune.rewards.pass_at_k import mean_pass_at_k, powers_up_to
+from raytune.rewards.table import join
 from raytune.stages.experience import teaches
 from raytune.stages.samples import ScoredGroup
 
 RIGHT = 0.5
-"""The least reward of an answer that pass@k counts as right."""
+"""The least score of an answer that pass@k counts as right."""
 
 
 def describe(groups: Sequence[ScoredGroup], *, version: int) -> dict[str, float]:
@@ -41,8 +42,7 @@ def describe(groups: Sequence[ScoredGroup], *, version: int) -> dict[str, float]
     greedy = [reward for group in groups for reward in _greedy(group)]
     if greedy:
         numbers["reward_greedy"] = _mean(greedy)
-    parts = {name: [group.table.means[name] for group in groups] for name in groups[0].table.names}
-    return numbers | {f"reward_{name}": _mean(values) for name, values in parts.items()}
+    return numbers | _by_function(groups)
 
 
 def describe_validation(groups: Sequence[ScoredGroup]) -> dict[str, float]:
@@ -51,13 +51,26 @@ def describe_validation(groups: Sequence[ScoredGroup]) -> dict[str, float]:
     known = [reward for reward in rewards if not math.isnan(reward)]
     lengths = [length for group in groups for length in group.lengths]
     answers = max(len(group.rewards) for group in groups)
-    scores = [group.rewards for group in groups]
+    # Of the first function alone: others say how an answer was found, and their sum may pass without it.
+    scores = [[math.nan if score is None else score for score in group.table.scores[0]] for group in groups]
     return {
         "eval_reward": _mean(rewards),
-        **{f"eval_reward_{name}": _mean([g.table.means[name] for g in groups]) for name in groups[0].table.names},
+        **{f"eval_{name}": value for name, value in _by_function(groups).items()},
         **{f"eval_pass@{k}": mean_pass_at_k(scores, k, right=RIGHT) for k in powers_up_to(answers)},
         "eval_completion_length": sum(lengths) / len(lengths),
         "eval_unscorable": float(len(rewards) - len(known)),
+    }
+
+
+def _by_function(groups: Sequence[ScoredGroup]) -> dict[str, float]:
+    """What each reward function gave on average and how often it failed, and what functions measured (log_metric)."""
+    table = join([group.table for group in groups])
+    broken = sum(finish == "failed" for group in groups for finish in group.finishes)
+    return {
+        **({"failed_environment": float(broken)} if broken else {}),
+        **{f"reward_{name}": score for name, score in table.means.items()},
+        **{f"failed_{name}": float(count) for name, count in table.failures.items()},
+        **{f"metric_{name}": value for name, value in table.metrics.items()},
     }
 
 

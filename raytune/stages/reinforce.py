@@ -16,6 +16,7 @@ from raytune.errors import PolicyLostError
 from raytune.log import get_logger
 from raytune.monitors.base import Entry, Monitor
 from raytune.stages.experience import Experience
+from raytune.stages.failures import nothing_scored
 from raytune.stages.group_numbers import describe
 from raytune.stages.interfaces import Policy, PolicyResult, Rollouts, WeightSync
 from raytune.stages.prompts import PromptCursor, PromptSource
@@ -100,7 +101,7 @@ class ReinforceLoop:
     def run(self) -> bool:
         """Train to the end. Returns False when it was interrupted (everything is saved then).
 
-        Raises: TrainError when trainer ranks are lost again and again.
+        Raises: TrainError when trainer ranks are lost again and again, or no answer of a step could be scored.
         """
         while True:
             try:
@@ -190,6 +191,8 @@ class ReinforceLoop:
         waited = time.monotonic() - begun
         with self.phase("experience"):
             experience = self.experience(groups)
+            if not experience.samples:
+                raise nothing_scored(self.state.step + 1, groups)
         compared = time.monotonic()
         with self.phase("update"):
             result = self.policy.update(self.state.step + 1, experience.samples)

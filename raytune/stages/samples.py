@@ -10,7 +10,8 @@ import numpy.typing as npt
 from raytune.rewards.table import RewardTable
 
 Ids = npt.NDArray[np.int32]
-Finish = Literal["stop", "length", "environment"]
+Finish = Literal["stop", "length", "environment", "failed"]
+"""What ended an answer: a stop word, its limit, the environment's word, or a failure of the environment."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +76,7 @@ class Completion:
 
     logprobs: [T] float32, of the behaviour policy: after temperature and truncation; 0 where mask is False.
     mask: [T], False on tokens that an environment put in (tool results, user turns); those are not trained on.
+    failure: why the environment failed, where that ended it; such an answer has no reward.
 
     Example: Completion(ids, logprobs, mask, (VersionSpan(4, 0, 31),), "stop")
     """
@@ -84,6 +86,7 @@ class Completion:
     mask: npt.NDArray[np.bool_]
     versions: tuple[VersionSpan, ...]
     finish: Finish
+    failure: str = ""
 
     @property
     def oldest(self) -> int:

@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import groupby
 from typing import Any
 
@@ -16,6 +17,8 @@ from raytune.stages.samples import Completion, Group, ScoredGroup
 
 GIVEN = ("prompts", "completions", "completion_ids", "token_rows", "texts")
 """What every function can have beside the row's own columns and what it logs with."""
+ENVIRONMENT = "environment"
+"""Who failed, where it was no reward function."""
 
 
 def score_group(
@@ -35,10 +38,16 @@ def score_group(
 def scored(group: Group, table: RewardTable, *, seconds: float) -> ScoredGroup:
     """What the driver is told of a group; who has the group's tokens puts the payload there.
 
+    An answer that its environment failed has no reward, whatever functions gave to what there is of it.
+
     Args: table: of group.drawn, so with the greedy answer last where there is one.
     """
-    answers, rewards = group.completions, table.combined[: len(group.completions)]
-    baseline = None if group.baseline is None else table.combined[-1]
+    failures = [one.failure for one in group.drawn if one.failure]
+    if failures:
+        table = replace(table, errors={**table.errors, ENVIRONMENT: failures[0]})
+    combined = [math.nan if one.failure else reward for one, reward in zip(group.drawn, table.combined, strict=True)]
+    answers, rewards = group.completions, tuple(combined[: len(group.completions)])
+    baseline = None if group.baseline is None else combined[-1]
     if baseline is not None and math.isnan(baseline):
         # There is nothing to compare the others with.
         rewards = (math.nan,) * len(answers)

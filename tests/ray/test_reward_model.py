@@ -95,9 +95,7 @@ def test_the_pool_asks_it_beside_the_functions(worker: tuple[str, Any], folder: 
     broke = result(pool.submit(answers(29, 24)))
     assert all(math.isnan(reward) for reward in broke.rewards)
     assert "a row of 29" in broke.table.errors[MODEL]
-    counts = pool.counts()
-    assert (counts.deaths, counts.timeouts, counts.lost) == (0, 0, 1)
-    assert counts.unavailable >= 3
+    assert broke.table.errors[MODEL].endswith("(2 attempts)")
     pool.close()
 
 

@@ -116,16 +116,11 @@ def test_groups_go_to_whoever_is_free(ray_local: None, folder: Path, marks: Path
 
 
 def test_a_dead_workers_group_is_scored_elsewhere(pool: RewardPool, marks: Path) -> None:
-    before = pool.counts()
     assert result(pool.submit(put(marks, "dies once", "ok"))).rewards == (10.0, 3.0)
     assert len(set(pids(marks, "dies once"))) == 2
-    after = pool.counts()
-    assert (after.deaths - before.deaths, after.retries - before.retries, after.lost) == (1, 1, before.lost)
-    assert after.workers == 2
 
 
 def test_a_function_that_hangs_loses_its_group_only(pool: RewardPool, marks: Path) -> None:
-    before = pool.counts()
     bad = put(marks, "hangs", "ok", number=5, greedy="ok")
     hanging = pool.submit(bad)
     others = [pool.submit(put(marks, "ok", number=10 + n)) for n in range(8)]
@@ -134,13 +129,7 @@ def test_a_function_that_hangs_loses_its_group_only(pool: RewardPool, marks: Pat
     assert lost.baseline is not None
     assert [math.isnan(reward) for reward in (*lost.rewards, lost.baseline)] == [True] * 3
     assert set(lost.table.errors.values()) == {"scoring took longer than 6 s (2 attempts)"}
-    after = pool.counts()
-    assert (after.timeouts - before.timeouts, after.lost - before.lost, after.unscorable - before.unscorable) == (
-        2,
-        1,
-        2,
-    )
-    assert after.poison[-1] == "prompt 5 (row 5): scoring took longer than 6 s (2 attempts)"
+    assert lost.table.failures == {"nasty": 2, "longer": 2}
     # The same group again is not worth two more workers.
     begun = time.monotonic()
     assert all(math.isnan(reward) for reward in result(pool.submit(bad)).rewards)
@@ -156,18 +145,18 @@ def test_workers_that_die_again_and_again_are_replaced(pool: RewardPool, marks: 
     assert len(set(pids(marks, "dies"))) == 6
 
 
-def test_a_nan_is_no_reward_of_that_function(pool: RewardPool, marks: Path) -> None:
-    before = pool.counts()
+def test_an_answer_that_one_function_fails_to_score_has_no_reward(pool: RewardPool, marks: Path) -> None:
     scored = result(pool.submit(put(marks, "ok", "nan")))
-    assert scored.table.scores[0] == (1.0, None)
-    assert scored.rewards == (3.0, 3.0)
-    assert pool.counts().unscorable == before.unscorable
+    assert list(map(repr, scored.table.scores)) == ["(1.0, nan)", "(2.0, 3.0)"]
+    assert scored.rewards[0] == 3.0
+    assert math.isnan(scored.rewards[1])
+    assert scored.table.errors == {"nasty": "it gave nan"}
 
 
 def test_scoring_twice_gives_the_same(pool: RewardPool, marks: Path) -> None:
     group = put(marks, "ok", "nan")
     first, second = (result(ref) for ref in (pool.submit(group), pool.submit(group)))
-    assert (first.rewards, first.table.scores) == (second.rewards, second.table.scores)
+    assert repr((first.rewards, first.table.scores)) == repr((second.rewards, second.table.scores))
 
 
 @ray.remote(num_cpus=0)
@@ -179,15 +168,15 @@ def draw(group: Any, seconds: float, trouble: str) -> Any:
 
 
 def test_a_group_may_still_be_drawn(pool: RewardPool, marks: Path) -> None:
-    before = pool.counts()
     # Longer than a worker may take: a worker is taken when the group is there.
     late = [
         pool.submit(draw.remote(text_group(TOKENIZER, ["ok"], columns={"marks": str(marks)}), 8.0, ""))
         for _ in range(2)
     ]
     assert result(pool.submit(put(marks, "ok"))).rewards == (3.0,)
-    assert [result(ref).rewards for ref in late] == [(3.0,)] * 2
-    assert pool.counts().timeouts == before.timeouts
+    assert [(group.rewards, group.table.errors) for group in map(result, late)] == [((3.0,), {})] * 2
+    # Each was given to a worker once; a third stands for the group that was there.
+    assert len(pids(marks, "ok")) == 3
 
 
 def test_what_broke_the_drawing_reaches_the_driver(pool: RewardPool) -> None:

@@ -98,9 +98,11 @@ def dynamic_sampling_has_groups(config: RunConfig) -> Broken | None:
 
 
 def turns_have_an_environment(config: RunConfig) -> Broken | None:
-    wrong = config.rl.environment is None and config.rl.max_turns != type(config.rl).model_fields["max_turns"].default
-    what = "max_turns counts turns with an environment, and there is none"
-    return broken(wrong, what, "max_turns", "environment", fix="Set environment.")
+    rl, fields = config.rl, type(config.rl).model_fields
+    given = {"max_turns": rl.max_turns, "environment_time_limit": rl.environment_time_limit}
+    idle = [name for name, value in given.items() if value != fields[name].default]
+    what = f"{' and '.join(idle)} would limit turns with an environment, and there is none"
+    return broken(rl.environment is None and bool(idle), what, *idle, "environment", fix="Set environment.")
 
 
 def the_likeliest_answer_is_one(config: RunConfig) -> Broken | None:

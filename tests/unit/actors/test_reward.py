@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from actors.reward import MODEL, RewardJob, load_functions, make_decoder
+from actors.reward_desk import RewardLimits
 from actors.reward_model import ModelReward, model_job
 from raytune.config.adapter import AdapterConfig
 from raytune.config.model import ModelConfig
@@ -50,6 +51,17 @@ def test_which_model_is_loaded():
     full = job(reward_model="rm", reward_model_type="full", reward_model_adapters=("a", "b"))
     assert (full.model.model_name_or_path, full.model.model_revision) == ("rm", "main")
     assert (full.adapters, full.below.adapter_name_or_path) == (("a", "b"), ())
+
+
+def test_each_function_has_its_time_twice():
+    def seconds(**keys: Any) -> float:
+        return RewardLimits.of(RewardConfig(reward_time_limit=60.0, **keys)).seconds
+
+    alone = seconds(reward_funcs=("exact",))
+    assert alone > 2 * 60
+    assert seconds(reward_funcs=("exact", "math", "code")) - alone == 2 * 2 * 60
+    assert seconds(reward_funcs=("exact",), reward_model="rm") - alone == 2 * 60
+    assert seconds(reward_model="rm") == seconds(reward_model="http://host", reward_model_type="api") == alone
 
 
 def test_the_decoder_takes_a_template_that_came_with_the_config(tmp_path: Path):

@@ -1,4 +1,5 @@
 import math
+from typing import Any
 
 from actors.transcripts import spread, transcribe, turns_of
 from raytune.rewards.base import RewardFunction
@@ -10,8 +11,13 @@ from tests.helpers.tiny import tiny_tokenizer
 TOKENIZER = tiny_tokenizer()
 
 
+def long(completions: list[str], log_extra: Any, **_: Any) -> list[float]:
+    log_extra("upper", [text.upper() for text in completions])
+    return [len(text) or math.nan for text in completions]
+
+
 def scored_of(answers: list[str], number: int = 0) -> tuple[ScoredGroup, Group]:
-    lengths = RewardFunction("long", lambda completions, **_: [len(text) or None for text in completions])
+    lengths = RewardFunction("long", long)
     group = text_group(TOKENIZER, answers, number=number)
     return score_group([lengths], group, TOKENIZER), group
 
@@ -21,6 +27,7 @@ def test_the_best_and_the_worst_answer_are_shown() -> None:
     best, worst = transcribe(scored, group, TOKENIZER)
     assert (best.answer, best.reward, best.parts) == ("threethree<|im_end|>", 10.0, {"long": 10.0})
     assert (worst.answer, worst.reward, worst.parts) == ("<|im_end|>", None, {"long": None})
+    assert (best.extra, worst.extra) == ({"upper": "THREETHREE"}, {"upper": ""})
     assert best.prompt == "<|im_start|>user\nq<|im_end|>\n<|im_start|>assistant\n"
     assert (best.number, best.row, best.finish, best.length, best.versions) == (9, 9, "stop", 11, ((0, 0, 11),))
 

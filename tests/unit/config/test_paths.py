@@ -23,6 +23,22 @@ def test_local_paths_become_absolute_and_names_stay(tmp_path, monkeypatch):
     assert absolute_paths(config()).model.model_name_or_path == "owner/model"
 
 
+def test_files_of_functions_and_environments_become_absolute(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", "/home/me")
+    funcs = "number,trl.rewards:accuracy_reward,mine.py:short,~/mine.py:short,/a/b.py:f"
+    cfg = absolute_paths(config(stage="grpo", reward_funcs=funcs, environment="sub/talk.py:Talk"))
+    assert cfg.reward.reward_funcs == (
+        "number",
+        "trl.rewards:accuracy_reward",
+        f"{tmp_path}/mine.py:short",
+        "/home/me/mine.py:short",
+        "/a/b.py:f",
+    )
+    assert cfg.rl.environment == f"{tmp_path}/sub/talk.py:Talk"
+    assert absolute_paths(config(stage="grpo", environment="mine.talks:Talk")).rl.environment == "mine.talks:Talk"
+
+
 def test_folders_of_rows_become_absolute_and_hubs_and_addresses_stay(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "sets" / "one").mkdir(parents=True)

@@ -68,6 +68,14 @@ def test_what_was_said_is_no_markup() -> None:
     assert shown.endswith("\n    4")
 
 
+def test_what_functions_noted_is_shown(tmp_path: Path) -> None:
+    noted = replace(ONE, extra={"parsed": "four", "tries": 2})
+    assert markdown(noted).endswith("    4\n\n**parsed**\n\n    four\n\n**tries**\n\n    2")
+    writer = TranscriptWriter(tmp_path)
+    writer.write(1, [noted])
+    assert lines(tmp_path)[0]["extra"] == {"parsed": "four", "tries": 2}
+
+
 def test_turns_are_shown_one_by_one(tmp_path: Path) -> None:
     talk = replace(ONE, turns=(("policy", "<calc>2+2</calc>"), ("environment", "<result>4</result>"), ("policy", "4")))
     assert markdown(talk).endswith(

@@ -1,9 +1,10 @@
+import math
+import os
 import time
 
 import pytest
 
-from raytune.rewards.base import Unscored
-from raytune.rewards.code import CodeReward, extract_code, split_tests
+from raytune.rewards.code import CodeReward, Shares, extract_code, split_tests
 from raytune.rewards.sandbox import Limits
 
 ADD = "def add(a, b):\n    return a + b\n"
@@ -43,10 +44,26 @@ def test_endless_answers_take_no_longer_than_the_limit_for_all_their_tests() -> 
     assert time.monotonic() - begun < 10
 
 
+def test_answers_that_hang_are_wrong_and_keep_no_other_from_its_score(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1})
+    code = CodeReward(column="tests", limits=Limits(seconds=30), seconds=8)
+    begun = time.monotonic()
+    answers = [*["while True: pass"] * 7, ADD]
+    assert code(answers, tests=["assert add(1, 2) == 3"] * 8) == [0.0] * 7 + [1.0]
+    assert time.monotonic() - begun < 20
+
+
+def test_time_that_is_left_over_is_for_the_others() -> None:
+    shares = Shares(4, 2, seconds=100.0, most=60.0)
+    # Two rounds of 50 s; nobody took any time, so that the last two have 100 s between them and no more than 60 each.
+    assert [shares.next() for _ in range(4)] == pytest.approx([50.0, 50.0, 60.0, 60.0], abs=1.0)
+    assert Shares(9, 1, seconds=math.inf, most=5.0).next() == 5.0
+    assert Shares(1, 1, seconds=0.0, most=5.0).next() == pytest.approx(0.0, abs=1e-9)
+
+
 def test_a_row_without_tests_is_not_scored() -> None:
     for tests in ([], None, ""):
-        (score,) = reward()([ADD], tests=[tests])
-        assert isinstance(score, Unscored)
+        assert reward()([ADD], tests=[tests]) == [None]
 
 
 def test_tests_of_another_form_are_an_error() -> None:

@@ -50,6 +50,8 @@ def test_numbers_are_compared_exactly() -> None:
     assert same_number("0.30", "0.3") is True
     assert same_number("none", "3") is False
     assert same_number("3", "three") is None
+    assert same_number("1e99999999999999999999", "7") is False
+    assert same_number("7", "1e99999999999999999999") is None
 
 
 def test_exact_answers() -> None:
@@ -62,7 +64,7 @@ def test_a_row_without_a_right_answer_is_not_scored() -> None:
     reward = AnswerReward(same_number, column="answer")
     right, missing, words = reward(["7", "7", "7"], answer=[7, None, "seven"])
     assert right == 1.0
-    assert isinstance(missing, Unscored)
+    assert missing is None
     assert isinstance(words, Unscored)
     assert "seven" in words.why
 

@@ -61,6 +61,15 @@ def test_a_whole_address_is_taken_as_it_is() -> None:
         ("score: 0.1, no, Score: 0.3.", 0.3),
         ("SCORE = -1", -1),
         ("Score: -2", -2),
+        ("Score: .8", 0.8),
+        ("Score: -.5", -0.5),
+        ("Score: ...0.7", 0.7),
+        ("Score: 0,8", 0.8),
+        ("Score: 1, for it is right.", 1),
+        ("Score (0-1): 0.8", 0.8),
+        ("**Score [0 to 1]**: **0.8**", 0.8),
+        ("Score (0.8)\n\n1 mistake: none", 0.8),
+        ('{"score": 0.25}', 0.25),
     ],
 )
 def test_the_last_score_counts(reply: str, score: float) -> None:

@@ -38,6 +38,9 @@ def tokens_only(completion_ids, **kwargs):
 def with_default(completions, bonus=0.5):
     return [bonus] * len(completions)
 
+def by_step(completions, trainer_state, **kwargs):
+    return [float(trainer_state.global_step)] * len(completions)
+
 async def later(completions, **kwargs):
     return [2.0] * len(completions)
 
@@ -129,6 +132,13 @@ def test_a_column_that_the_prompts_lack() -> None:
     assert load("math", columns=None)
 
 
+def test_slots_of_a_judge_are_columns() -> None:
+    keys = {"judge_url": "http://host", "judge_model": "m", "judge_prompt": "{prompt} {completion} {soluton}"}
+    with pytest.raises(ConfigError, match=r"'judge' needs the column 'soluton'.*They have solution\."):
+        load("judge", columns=["solution"], **keys)
+    assert load("judge", columns=["soluton"], **keys)
+
+
 def test_functions_of_a_file(file: str) -> None:
     specs = [f"{file}:plain", f"{file}:level", f"{file}:tokens_only", f"{file}:with_default"]
     found = scores(specs, ["abc", "d"], level=[1, 2], completion_ids=[[1, 2], [3]])
@@ -179,6 +189,7 @@ def test_objects_that_trl_makes_work_too(tmp_path: Path) -> None:
         ("Judge", "is a class"),
         ("number", "is a int, no reward function"),
         ("plein", "Did you mean 'plain'"),
+        ("by_step", "needs TRL's trainer_state"),
     ],
 )
 def test_what_is_no_reward_function(file: str, name: str, why: str) -> None:

@@ -23,16 +23,24 @@ def test_the_sum_is_trls() -> None:
     torch.testing.assert_close(torch.tensor(TABLE.combined), theirs, equal_nan=True)
 
 
+def test_a_failure_leaves_the_sample_without_a_reward() -> None:
+    table = RewardTable(("right", "short"), (1.0, 0.1), ((1.0, math.nan, math.nan), (-0.5, 2.0, None)))
+    assert table.combined[0] == pytest.approx(0.95)
+    assert list(map(math.isnan, table.combined)) == [False, True, True]
+    assert table.means == {"right": 1.0, "short": 0.75}
+    assert table.failures == {"right": 2, "short": 0}
+
+
 def test_a_function_that_only_watches_gives_no_reward() -> None:
     table = RewardTable(("right", "seen"), (1.0, 0.0), ((None, 1.0), (5.0, 5.0)))
     assert math.isnan(table.combined[0])
     assert table.combined[1] == 1.0
     assert table.means == {"right": 1.0, "seen": 5.0}
+    assert RewardTable(("right", "seen"), (1.0, 0.0), ((1.0,), (math.nan,))).combined == (1.0,)
 
 
 def test_each_function_is_told_apart() -> None:
     assert TABLE.means == {"right": 0.625, "short": 0.75}
-    assert TABLE.unscored == {"right": 2, "short": 2}
     assert TABLE.num_samples == 4
 
 
@@ -71,7 +79,7 @@ def test_samples_that_were_lost() -> None:
     lost = unscorable({"right": 1.0, "short": 0.1}, 2, "the actor died")
     assert list(map(math.isnan, lost.combined)) == [True, True]
     assert lost.errors == {"right": "the actor died", "short": "the actor died"}
-    assert join([TABLE, lost]).unscored == {"right": 4, "short": 4}
+    assert join([TABLE, lost]).failures == {"right": 2, "short": 2}
 
 
 def test_it_crosses_processes() -> None:

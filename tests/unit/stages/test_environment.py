@@ -1,15 +1,17 @@
 """Conversations of several turns: append-only ids, masks and versions."""
 
 import asyncio
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from raytune.errors import ConfigError
 from raytune.stages.calculator import Calculator, calculate
-from raytune.stages.environment import Environment, Reply, converse, load_environment, merged
+from raytune.stages.environment import Apart, Environment, Reply, check_environment, converse, load_environment, merged
 from raytune.stages.samples import Completion, Finish, Ids, Prompt, VersionSpan
 from tests.helpers.tiny import tiny_tokenizer
 
@@ -47,7 +49,13 @@ class Script:
 
 
 def run(
-    environment: Environment, first: Completion, script: Script, *, budget: int = 200, max_turns: int = 8
+    environment: Environment,
+    first: Completion,
+    script: Script,
+    *,
+    budget: int = 200,
+    max_turns: int = 8,
+    time_limit: float | None = None,
 ) -> Completion:
     return asyncio.run(
         converse(
@@ -59,6 +67,7 @@ def run(
             max_turns=max_turns,
             encode=text_ids,
             decode=ids_text,
+            time_limit=time_limit,
         )
     )
 
@@ -126,6 +135,66 @@ def test_an_environment_may_give_ids() -> None:
     answer = run(Nudge(), drawn("a", 0), Script("b"))
     assert answer.ids.tolist() == [*text_ids("a"), 7, 8, *text_ids("b"), 7, 8]
     assert answer.mask.tolist() == [True, False, False, True, False, False]
+
+
+class Trouble:
+    """An environment that does what it is told to when it is asked."""
+
+    def __init__(self, verb: str, act: Callable[[], Any]) -> None:
+        self.verb, self.act = verb, act
+
+    async def reset(self, prompt: Prompt) -> None:
+        if self.verb == "reset":
+            self.act()
+
+    async def step(self, text: str, ids: Ids) -> Any:
+        if self.verb == "hang":
+            await asyncio.sleep(60)
+        return self.act()
+
+
+def fail() -> None:
+    raise KeyError("boom")
+
+
+@pytest.mark.parametrize(
+    ("environment", "why"),
+    [
+        (Trouble("reset", fail), "its reset raised KeyError: 'boom'"),
+        (Trouble("step", fail), "its step raised KeyError: 'boom'"),
+        (Trouble("step", lambda: "hm"), "its step gave str, not a Reply"),
+        (Trouble("hang", fail), "its step took longer than 0.2 s"),
+    ],
+)
+def test_an_environment_that_fails_ends_its_answer_alone(environment: Environment, why: str) -> None:
+    first = drawn("a", 0)
+    answer = run(environment, first, Script(), time_limit=0.2)
+    assert (answer.finish, answer.failure, answer.ids.tolist()) == ("failed", why, first.ids.tolist())
+
+
+def test_an_environment_that_blocks_keeps_nobody_else_waiting() -> None:
+    loop = asyncio.new_event_loop()
+    threading.Thread(target=loop.run_forever, daemon=True).start()
+    blocked = threading.Event()
+    apart = Apart(lambda: Trouble("step", lambda: blocked.wait(60)), loop)
+    answer = run(apart, drawn("a", 0), Script(), time_limit=0.2)
+    blocked.set()
+    assert answer.failure == "its step took longer than 0.2 s"
+    with_words = run(Apart(Calculator, loop), drawn("<calc>2+3</calc>", 0), Script("5"), time_limit=10.0)
+    assert ids_text(with_words.ids.tolist()) == "<calc>2+3</calc><result>5</result>5"
+
+
+def test_what_cannot_be_made_is_refused_before_a_run(tmp_path: Path) -> None:
+    check_environment("raytune.stages.calculator:Calculator")
+    file = tmp_path / "needs_level.py"
+    verbs = "    async def reset(self, prompt): ...\n    async def step(self, text, ids): ...\n"
+    file.write_text(f"class E:\n    def __init__(self, level): ...\n{verbs}")
+    with pytest.raises(ConfigError, match=r"cannot be made: TypeError.*'level'"):
+        check_environment(f"{file}:E")
+    broken = tmp_path / "misspelt.py"
+    broken.write_text("level = lvel + 1\n")
+    with pytest.raises(ConfigError, match="cannot be imported: NameError: name 'lvel' is not defined"):
+        check_environment(f"{broken}:E")
 
 
 def test_neighbouring_spans_of_one_version_become_one() -> None:

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +12,10 @@ from raytune.config.evaluation import EvalConfig
 from raytune.config.output import OutputConfig
 from raytune.data.store import Manifest, RowStore, to_table, write_block, write_manifest
 from raytune.engine.checkpoint import CheckpointStore
+from raytune.errors import TrainError
 from raytune.losses.estimate import EstimatorRule
 from raytune.monitors.base import Entry
-from raytune.rewards.table import RewardTable
+from raytune.rewards.table import RewardTable, unscorable
 from raytune.stages.experience import group_experience, teaches
 from raytune.stages.interfaces import PolicyResult, PolicySample, TokenNumbers
 from raytune.stages.prompts import HELD_OUT, PromptCursor, PromptSource, held_out_prompts
@@ -214,6 +216,17 @@ def test_prompts_that_run_out_end_the_run_and_the_rest_is_learned_from(tmp_path:
     assert made.run()
     assert world.learned == [[0, 0, 1, 1], [2, 2]]
     assert CheckpointStore(tmp_path / "out").steps() == [1, 2]
+
+
+def test_a_step_that_nothing_could_be_scored_of_says_why(tmp_path: Path) -> None:
+    class Unscored(World):
+        def group(self, prompt: Prompt, version: int) -> ScoredGroup:
+            table = unscorable({"judge": 1.0}, 2, "the server is down")
+            return replace(super().group(prompt, version), table=table, rewards=table.combined)
+
+    made, _ = loop(tmp_path, Unscored())
+    with pytest.raises(TrainError, match=r"update 1 has no answer .* \(judge: the server is down\)"):
+        made.run()
 
 
 def test_unscorable_answers_are_neither_learned_from_nor_in_the_baseline(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from raytune.rewards.base import RewardFunction
+from raytune.stages.group_numbers import describe
 from raytune.stages.samples import Group, Sampling
 from raytune.stages.scoring import score_group, told
 from tests.helpers.groups import completion, text_group
@@ -92,6 +93,18 @@ def test_without_a_score_of_the_greedy_answer_none_has_one() -> None:
     assert list(map(math.isnan, (scored.baseline, *scored.rewards))) == [True] * 3
     # What the function said stays to be seen.
     assert scored.table.scores == ((4.0, 2.0),)
+
+
+def test_an_answer_that_its_environment_failed_has_no_reward() -> None:
+    group = text_group(TOKENIZER, ["four", "ab"])
+    broken = replace(group.completions[1], finish="failed", failure="its step raised KeyError: 'boom'")
+    scored = score_group(
+        [RewardFunction("lengths", lengths)], replace(group, completions=(group.completions[0], broken)), TOKENIZER
+    )
+    assert scored.rewards[0] == 4.0
+    assert math.isnan(scored.rewards[1])
+    assert scored.table.errors == {"environment": "its step raised KeyError: 'boom'"}
+    assert describe([scored], version=0)["failed_environment"] == 1.0
 
 
 def test_no_answer_is_younger_than_what_it_is_compared_with() -> None:

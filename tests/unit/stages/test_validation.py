@@ -2,13 +2,14 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from raytune.errors import RolloutError
 from raytune.rewards.table import RewardTable
-from raytune.stages.group_numbers import describe_validation
+from raytune.stages.group_numbers import describe, describe_validation
 from raytune.stages.prompts import HELD_OUT
 from raytune.stages.samples import Prompt, Sampling, ScoredGroup
 from raytune.stages.validation import validate
@@ -59,6 +60,27 @@ def test_groups_of_training_are_handed_back() -> None:
 def test_answers_that_do_not_come() -> None:
     with pytest.raises(RolloutError, match="within"):
         validate(Rollouts([group(HELD_OUT, 1.0)]), held(2), Sampling(), 1, timeout=5.0)
+
+
+def test_each_function_is_told_apart() -> None:
+    tables = [
+        RewardTable(("right", "short"), (1.0, 0.5), ((1.0, math.nan), (0.5, None)), metrics={"words": 2.0}),
+        RewardTable(("right", "short"), (1.0, 0.5), ((0.0, 0.0), (0.5, 2.0)), metrics={"words": 5.0}),
+    ]
+    groups = [replace(group(HELD_OUT + at, 1.0, 0.0), table=table) for at, table in enumerate(tables)]
+    told = {"reward_right": 1 / 3, "reward_short": 1.0, "failed_right": 1.0, "failed_short": 0.0, "metric_words": 3.5}
+    held_out = describe_validation(groups)
+    assert {name: held_out[f"eval_{name}"] for name in told} == pytest.approx(told)
+    step = describe(groups, version=0)
+    assert {name: step[name] for name in told} == pytest.approx(told)
+
+
+def test_the_first_function_says_what_is_right() -> None:
+    # Wrong with half a point for its form, right without it; and one that the first function says nothing of.
+    table = RewardTable(("right", "form"), (1.0, 0.5), ((0.0, 1.0, None), (1.0, 0.0, 1.0)))
+    numbers = describe_validation([replace(group(HELD_OUT, 0.5, 1.0, 0.5), table=table)])
+    assert numbers["eval_pass@1"] == 0.5
+    assert numbers["eval_pass@2"] == 1.0
 
 
 def test_what_could_not_be_scored_is_counted_apart() -> None:
