@@ -181,7 +181,7 @@ def test_a_file_without_a_row(name: str, content: str, tmp_path: Path, tokenizer
     [
         ("set.json", b"\x89PNG\r\n\x1a\n\0\0", "not a UTF-8 text file but a binary one: it begins with", "Name a text"),
         ("set.csv", b"PK\x03\x04....", "a zip archive or an Excel workbook", "save the sheet as CSV"),
-        ("set.jsonl", gzip.compress(b"{}"), "a gzip file", "end in .gz"),
+        ("set.jsonl", gzip.compress(b"{}", mtime=0), "a gzip file", "end in .gz"),
         ("set.parquet", b"{}", "not a readable parquet file", "let its name say what it is"),
         ("set.arrow", b"{}", "not a readable arrow file", "let its name say what it is"),
         ("set.jsonl.gz", b"{}", "not a readable gzip file", "Fetch it again"),
