@@ -1,5 +1,7 @@
 """What several test folders share."""
 
+import logging
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -8,6 +10,16 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from raytune.models.embedded import EMBEDDED_NAME, resolve_model_path
 
 SHARED = Path(__file__).parents[1].parent / "shared"
+
+
+@pytest.fixture(autouse=True)
+def unconfigured_log() -> Iterator[None]:
+    """Commands send the log to their own stderr; the next test has it as it was."""
+    logger = logging.getLogger("raytune")
+    handlers, propagates, level = list(logger.handlers), logger.propagate, logger.level
+    yield
+    logger.handlers[:], logger.propagate = handlers, propagates
+    logger.setLevel(level)
 
 
 @pytest.fixture(scope="session")
