@@ -35,13 +35,12 @@ class ReplicaSettings:
     """What an engine is built from, again after each restart.
 
     Args: model: name or folder; every node finds its own copy. max_length: most tokens of prompt and answer together.
-    max_sequences: answers drawn at the same time.
-    text: whose tokenizer turns texts of environments and stop strings into tokens; None is `model` as it is.
-    environment: import path of the class behind multi-turn answers, of max_turns at most and
-    environment_seconds for each of its steps. adapter_rank: largest LoRA
-    rank, 0 for none. sleeps: it takes turns on its GPU with a trainer rank. eager: do not compile; None is so on a CPU.
-    workers: processes that share the model, each on a GPU of its own (tensor parallel). cache_gib: memory of all their
-    KV caches on a CPU. threads: of each worker. engine_args: further arguments of the engine. Deadlines in seconds;
+    max_sequences: answers drawn at the same time. text: whose tokenizer turns texts of environments and stop strings
+    into tokens; None is `model` as it is. environment: import path of the class behind multi-turn answers, of
+    max_turns at most and environment_seconds for each of its steps. adapter_rank: largest LoRA rank, 0 for none.
+    sleeps: it takes turns on its GPU with a trainer rank. eager: do not compile; None is so on a CPU. workers:
+    processes that share the model, each on a GPU of its own (tensor parallel). cache_gib: memory of all their KV
+    caches on a CPU. threads: of each worker. engine_args: further arguments of the engine. Deadlines in seconds;
     busy: for one step of the engine.
 
     Example: ReplicaSettings("/models/smollm2", dtype="bfloat16", max_length=512)
