@@ -16,6 +16,7 @@ from actors.policy import PolicyGroup
 
 # A stopped process cannot finish what it is asked for before it is killed.
 _HALT = 0.3
+_END = 30.0
 _DEADLINE = 60.0
 
 
@@ -75,6 +76,10 @@ class Assassin:
         patch.setattr(owner, method, watched)
 
     def close(self) -> None: ...
+
+    def survivors(self) -> list[psutil.Process]:
+        """Victims that are there still. The last may be dying; one that hangs is killed by whom it holds up."""
+        return psutil.wait_procs(self.victims, timeout=_END)[1]
 
     def _lie_in_wait(self, murder: Murder, known: Collection[psutil.Process]) -> None:
         self._strike(murder, processes_of(murder.title, besides=known)[murder.place])

@@ -104,7 +104,7 @@ def test_a_run_in_which_everything_dies_ends_with_the_same_bytes(folder, whole, 
     disturbed = run(folder, "disturbed", num_rollouts=2, ddp_timeout=20).folder
     assert set(assassin.done) == set(PLAN)
     assert "rank 0 did not finish within 20 s" in caplog.text
-    assert not any(victim.is_running() for victim in assassin.victims)
+    assert assassin.survivors() == []
     assert caplog.text.count("new ranks go on from") >= 3
     assert_same_end(disturbed, whole)
 
@@ -147,7 +147,7 @@ def test_nothing_is_lost_of_a_run_that_draws_ahead_on_two_ranks(folder, monkeypa
     end = run(folder, "ahead", **keys, **evaluation, transcript_steps=1).folder
 
     assert set(assassin.done) == set(AHEAD)
-    assert not any(victim.is_running() for victim in assassin.victims)
+    assert assassin.survivors() == []
     assert caplog.text.count("new ranks go on from") == 3
     log = [json.loads(line) for line in (end / "trainer_log.jsonl").read_text().splitlines()]
     steps, validations = ([line for line in log if ("eval_reward" in line) is told] for told in (False, True))
