@@ -5,7 +5,7 @@ import functools
 import queue
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
@@ -152,8 +152,14 @@ class HfReplica(Replica):
         if self._model is None:
             raise ReplicaLostError("the replica has no model yet")
         entries = info.get("entries", [])
-        if entries:
-            _check_entries({name: tuple(shape) for name, _, shape in entries}, self._model)
+        strange, absent = misfits(entries, self._model) if entries else ([], [])
+        if strange or absent:
+            raise RolloutError(
+                f"transformers keeps the weights of a {type(self._model).__name__} in other tensors than its "
+                f"checkpoint: {len(strange)} of {len(entries)} do not fit ({', '.join(strange[:2])}), "
+                f"{len(absent)} would not come ({', '.join(absent[:2])})",
+                fix="Use rollout_backend: vllm.",
+            )
         self._entries = entries
 
     @ray.method(concurrency_group=CONTROL)
@@ -220,17 +226,15 @@ class HfReplica(Replica):
         self._model = None
 
 
-def _check_entries(given: Mapping[str, tuple[int, ...]], model: Any) -> None:
+def misfits(entries: Sequence[Sequence[Any]], model: Any) -> tuple[list[str], list[str]]:
+    """Names of what the model cannot take, and of its parameters that would not come.
+
+    Args: entries: name, dtype and shape of each tensor that will come.
+    """
+    given = {name: tuple(shape) for name, _, shape in entries}
     own = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     strange = [name for name, shape in given.items() if own.get(name) != shape]
-    absent = [name for name, _ in model.named_parameters() if name not in given]
-    if strange or absent:
-        raise RolloutError(
-            f"transformers keeps the weights of a {type(model).__name__} in other tensors than its checkpoint: "
-            f"{len(strange)} of {len(given)} do not fit ({', '.join(strange[:2])}), {len(absent)} would not come "
-            f"({', '.join(absent[:2])})",
-            fix="Use rollout_backend: vllm.",
-        )
+    return strange, [name for name, _ in model.named_parameters() if name not in given]
 
 
 def _fulfil(future: "Future[T]", work: Callable[[], T]) -> None:

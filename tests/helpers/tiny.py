@@ -5,7 +5,14 @@ from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    MixtralConfig,
+    MixtralForCausalLM,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
 
 SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 CHAT_TEMPLATE = (
@@ -60,6 +67,20 @@ def tiny_model(*, tied: bool = False, hidden: int = 64, seed: int = 0, max_posit
     model = LlamaForCausalLM(tiny_config(tied=tied, hidden=hidden, max_positions=max_positions))
     torch.set_rng_state(state)
     return model.eval()
+
+
+def tiny_experts() -> Any:
+    """A mixture of three experts, whose checkpoint has other tensors than transformers keeps in memory."""
+    config = MixtralConfig(
+        vocab_size=64,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        num_local_experts=3,
+    )
+    return MixtralForCausalLM(config)
 
 
 def tiny_model_folder(path: Path, *, tied: bool = False, seed: int = 0, max_positions: int = 256) -> Path:

@@ -11,14 +11,14 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors import safe_open
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
-from transformers import GPT2Config, GPT2LMHeadModel, MixtralConfig, MixtralForCausalLM
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from raytune.config.adapter import AdapterConfig
 from raytune.errors import ModelError
 from raytune.models.entries import buckets_of
 from raytune.models.freeze import freeze_but_layers
 from raytune.models.published import Published
-from tests.helpers.tiny import tiny_model
+from tests.helpers.tiny import tiny_experts, tiny_model
 from tests.helpers.weights import randomize_lora, with_lora
 
 IDS = torch.arange(3, 35).reshape(2, 16)
@@ -117,16 +117,7 @@ def test_weights_are_cast_once_from_their_float32_sum() -> None:
 
 
 def test_experts_have_the_names_and_shapes_of_the_checkpoint(tmp_path: Path) -> None:
-    config = MixtralConfig(
-        vocab_size=64,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        num_local_experts=3,
-    )
-    model = MixtralForCausalLM(config)
+    model = tiny_experts()
     model.save_pretrained(tmp_path)
     with safe_open(tmp_path / "model.safetensors", framework="pt") as file:
         published = {entry.name: value for entry, value in Published(model).tensors()}
