@@ -105,7 +105,10 @@ def test_rewards_are_the_scores_of_the_trained_model(tmp_path, method, critic):
 # Each recovery adds a phase of experience, update and publish; what the reward model scored is not scored again.
 DEATHS = (
     Murder("rollout", 1, "RewardModelWorker"),
+    Murder("experience", 1, "RewardModelWorker"),
     Murder("update", 1, "RewardModelWorker"),
+    Murder("publish", 2, "RewardModelWorker"),
+    Murder("save", 1, "RewardModelWorker"),
     Murder("experience", 2, "critic"),
     Murder("update", 2, "critic"),
     Murder("recovery", 2, "RewardModelWorker"),
