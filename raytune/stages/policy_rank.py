@@ -108,6 +108,8 @@ class PolicyRank:
         head = "critic" if self.rule.has_critic else None
         self.built = build_model(self.cfg, checkpoint, value_head=head, dropout=False)
         self.tokenizer, self.model = self.built.tokenizer, self.built.model
+        # Whether the policy without its adapter is what the run started from.
+        self._began_as_base = isinstance(self.model, PeftModel) and find_adapters(self.cfg.adapter)[1] is None
         if self.rule.role == "critic":
             freeze_output_head(self.model)
         for module in self.model.modules():
@@ -123,7 +125,7 @@ class PolicyRank:
         largest = largest_batch(self.cfg, longest)
         checkpointing = set_checkpointing(self.cfg, self.model, self.device, tokens=largest)
         num_trainable, num_parameters = count_parameters(self.model)
-        if self._wants_reference() and not self._began_as_base():
+        if self._wants_reference() and not self._began_as_base:
             self._load_reference()
         self.engine: Engine = build_engine(
             self.cfg, self.engine_name, self.built, total_steps=total_steps, device=self.device, ranks=self.world_size
@@ -265,7 +267,7 @@ class PolicyRank:
         None where the reference is asked for anyway, or is not at hand: it is the policy without its adapter, unless
         the run went on with one. Collective: every rank does one forward pass.
         """
-        if self._wants_reference() or self.rule.role == "critic" or not self._began_as_base():
+        if self._wants_reference() or self.rule.role == "critic" or not self._began_as_base:
             return None
         part = next((part for mini in share.micro for part in mini if part), ())[::_SAMPLED]
         micro = make_micro(
@@ -280,10 +282,6 @@ class PolicyRank:
 
     def _wants_reference(self) -> bool:
         return (self.rule.reference or self.rule.kl_in_loss) and self.rule.role != "critic"
-
-    def _began_as_base(self) -> bool:
-        """Whether the policy without its adapter is what the run started from."""
-        return isinstance(self.model, PeftModel) and find_adapters(self.cfg.adapter)[1] is None
 
     def _load_reference(self) -> None:
         # What loading draws at random (a grown vocabulary), the policy's loading has drawn from this seed.
