@@ -138,6 +138,8 @@ class WeightPublisher:
     def _say(self, one: MemberView) -> None:
         """Tell, once, of a replica that is away or was built anew: the router's own log stays in its process."""
         away = one.state in (State.DEAD, State.RESTARTING, State.GONE)
+        if not away and one.state is not State.HEALTHY:
+            return
         if self._said.get(one.index, (False, 0)) == (away, one.restarts):
             return
         if away:

@@ -29,6 +29,7 @@ def test_each_change_of_a_replica_is_said_once(
         (view(State.HEALTHY), True),
         (view(State.DEAD, reason="the process died"), False),
         (view(State.DEAD, reason="the process died"), False),
+        (view(State.STALE, restarts=1), False),
         (view(State.HEALTHY, restarts=1), True),
         (view(State.HEALTHY, restarts=1), True),
         (view(State.HEALTHY, restarts=2), True),
