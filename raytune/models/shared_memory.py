@@ -23,7 +23,8 @@ def claim(folder: Path, *, output: str) -> None:
     """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     started = psutil.Process().create_time()
-    (folder / _OWNER).write_text(json.dumps({"pid": os.getpid(), "started": started, "output": output}))
+    owner = {"pid": os.getpid(), "started": started, "output": output, "space": _pid_space()}
+    (folder / _OWNER).write_text(json.dumps(owner))
     for other in folder.parent.glob(f"{PREFIX}*"):
         earlier = output if _run_of(other) != _run_of(folder) else None
         if other != folder and _is_left(other, earlier):
@@ -45,8 +46,15 @@ def _is_left(folder: Path, output: str | None) -> bool:
     except (OSError, ValueError, KeyError, TypeError):
         # Not made by us, or somebody is at work in it.
         return False
-    over = bool(output) and owner.get("output") == output
+    # Of a process in another container that shares this memory, its id tells nothing.
+    over = bool(output) and owner.get("output") == output and owner.get("space") == _pid_space()
     return (over or time.time() - newest > _KEPT_SECONDS) and not _lives(pid, started)
+
+
+def _pid_space() -> str:
+    """What process ids of this container are counted in; empty where there are no containers."""
+    space = Path("/proc/self/ns/pid")
+    return os.readlink(space) if space.is_symlink() else ""
 
 
 def _lives(pid: int, started: float) -> bool:

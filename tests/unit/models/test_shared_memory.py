@@ -11,12 +11,17 @@ import pytest
 
 from raytune.models.shared_memory import claim
 
+SPACE = os.readlink("/proc/self/ns/pid") if sys.platform == "linux" else ""
 
-def folder_of(parent: Path, name: str, pid: int, started: float, *, hours: float, output: str = "") -> Path:
+
+def folder_of(
+    parent: Path, name: str, pid: int, started: float, *, hours: float, output: str = "", space: str = SPACE
+) -> Path:
     folder = parent / name
     folder.mkdir()
+    owner = {"pid": pid, "started": started, "output": output, "space": space}
     for path, text in (
-        (folder / "owner.json", json.dumps({"pid": pid, "started": started, "output": output})),
+        (folder / "owner.json", json.dumps(owner)),
         (folder / "slot-0.bin", ""),
     ):
         path.write_text(text)
@@ -62,6 +67,8 @@ def test_what_a_killed_run_left_goes_when_it_is_started_again(tmp_path: Path, de
     alive = folder_of(tmp_path, "raytune-3-a", os.getpid(), now, hours=0, output="/runs/a")
     # This run's own, of another node of the machine: engines there may still read what a dead rank wrote.
     beside = folder_of(tmp_path, "raytune-new-b", dead, now, hours=0, output="/runs/a")
+    # Of another container with its own process ids, and the same path inside.
+    elsewhere = folder_of(tmp_path, "raytune-4-a", dead, now, hours=0, output="/runs/a", space="pid:[1]")
     claim(tmp_path / "raytune-new-a", output="/runs/a")
     assert not killed.exists()
-    assert all(folder.exists() for folder in (another, alive, beside))
+    assert all(folder.exists() for folder in (another, alive, beside, elsewhere))
