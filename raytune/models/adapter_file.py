@@ -57,7 +57,8 @@ def write_adapter(model: PeftModel, weights: dict[str, Tensor], folder: Path, *,
     state = {key: value.to(dtype or value.dtype).contiguous() for key, value in state.items()}
     partial = folder.with_name(f".{folder.name}")
     shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
+    # Not its parents: once a run is over, its folder is gone for good.
+    partial.mkdir()
     save_file(state, partial / WEIGHTS)
     config: Any = copy.copy(model.peft_config[name])
     config.inference_mode = True

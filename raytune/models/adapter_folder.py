@@ -28,7 +28,7 @@ def write_files(folder: Path, files: dict[str, bytes]) -> None:
     """What `read_files` gave, into `folder`, which appears whole and is verified."""
     partial = folder.with_name(f".{folder.name}")
     shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
+    partial.mkdir()
     for name, content in files.items():
         (partial / name).write_bytes(content)
     verify_adapter(partial)

@@ -50,6 +50,15 @@ def test_it_travels_as_bytes(tmp_path: Path) -> None:
     assert not (tmp_path / "broken").exists()
 
 
+def test_the_folder_of_a_run_that_is_over_stays_gone(tmp_path: Path) -> None:
+    files = read_files(written(with_lora(tiny_model(), seed=3), tmp_path / "here"))
+    with pytest.raises(FileNotFoundError):
+        written(with_lora(tiny_model()), tmp_path / "run" / "adapter-1")
+    with pytest.raises(FileNotFoundError):
+        write_files(tmp_path / "run" / "adapter-1", files)
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize(
     ("keys", "reason"),
     [
