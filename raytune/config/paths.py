@@ -1,6 +1,8 @@
 """Paths of a run, made absolute once: processes on a cluster work in folders of their own."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from raytune.config.run import RunConfig
 
@@ -16,6 +18,8 @@ def absolute_paths(cfg: RunConfig) -> RunConfig:
         output = str(Path(storage) / Path(output).expanduser())
     reward = cfg.reward
     resume = cfg.output.resume_from_checkpoint
+    # Every process works in its own copy of a working_dir that Ray ships, and finds the files there.
+    code = _as_it_is if "working_dir" in _runtime_env(cfg) else _code
     changes = {
         "model": {"model_name_or_path": _if_there(cfg.model.model_name_or_path)},
         "adapter": {"adapter_name_or_path": tuple(map(_if_there, cfg.adapter.adapter_name_or_path))},
@@ -28,11 +32,11 @@ def absolute_paths(cfg: RunConfig) -> RunConfig:
         "dataio": {"data_cache_dir": _absolute(cfg.dataio.data_cache_dir)},
         "cluster": {"storage_path": storage},
         "reward": {
-            "reward_funcs": tuple(map(_code, reward.reward_funcs)),
+            "reward_funcs": tuple(code(one) for one in reward.reward_funcs),
             "reward_model": None if reward.reward_model is None else _if_there(reward.reward_model),
             "reward_model_adapters": tuple(map(_if_there, reward.reward_model_adapters)),
         },
-        "rl": {"environment": None if cfg.rl.environment is None else _code(cfg.rl.environment)},
+        "rl": {"environment": None if cfg.rl.environment is None else code(cfg.rl.environment)},
         "output": {
             "output_dir": _absolute(output),
             "logging_dir": _absolute(cfg.output.logging_dir),
@@ -67,6 +71,14 @@ def _code(spec: str) -> str:
     """What a file defines, file.py:name, with its path absolute; names of built-ins and package.module:name stay."""
     file, colon, name = spec.rpartition(":")
     return f"{_absolute(file)}:{name}" if colon and file.endswith(".py") else spec
+
+
+def _as_it_is(spec: str) -> str:
+    return spec
+
+
+def _runtime_env(cfg: RunConfig) -> Mapping[str, Any]:
+    return (cfg.cluster.ray_init_kwargs or {}).get("runtime_env") or {}
 
 
 def _unless_hub(dataset_dir: str) -> str:
