@@ -56,7 +56,14 @@ class HfReplica(Replica):
         self._take_urgent()
         while not self._going.wait(_POLL):
             self._take_urgent()
+            self._require_model()
+        self._require_model()
         return self._version
+
+    def _require_model(self) -> Any:
+        if self._model is None:
+            raise ReplicaLostError("the replica has no model")
+        return self._model
 
     async def _on_model_thread(self, line: "queue.SimpleQueue[Callable[[], None]]", work: Callable[[], T]) -> T:
         """Queue `work` for the model's thread and wait for it. A caller that gave up takes its work out of the line."""
@@ -69,12 +76,11 @@ class HfReplica(Replica):
     ) -> list[Completion]:
         from actors.rollout_sample import draw_answers
 
-        if self._model is None:
-            raise ReplicaLostError("the replica has no model yet")
+        model = self._require_model()
         decode = (lambda some: str(self._text().decode(list(some)))) if sampling.stop else None
         work = functools.partial(
             draw_answers,
-            self._model,
+            model,
             ids,
             sampling,
             count=count,
@@ -87,8 +93,7 @@ class HfReplica(Replica):
             return await self._on_model_thread(self._groups, work)
 
     async def _health(self) -> Health:
-        if self._model is None:
-            raise ReplicaLostError("the replica has no model yet")
+        self._require_model()
         return Health(self._version, self._stale, self._updating, self._running)
 
     @ray.method(concurrency_group=CONTROL)
@@ -138,10 +143,16 @@ class HfReplica(Replica):
             self._going.set()
 
     async def _move(self, device: str) -> None:
-        if self._model is None:
-            raise ReplicaLostError("the replica has no model yet")
-        if self._device != "cpu":
-            await self._on_model_thread(self._urgent, lambda: self._model.to(device))
+        """A model that is left on two devices is given up: the router has it loaded again."""
+        model, moved = self._require_model(), self._device == "cpu"
+        try:
+            if not moved:
+                with Translated(f"the model cannot be moved to {device}"):
+                    await self._on_model_thread(self._urgent, lambda: model.to(device))
+                moved = True
+        finally:
+            if not moved:
+                self._model = None
 
     @ray.method(concurrency_group=CONTROL)
     async def init_transfer(self, info: dict[str, Any]) -> None:
@@ -149,13 +160,12 @@ class HfReplica(Replica):
 
         Errors: RolloutError if these are not the model's parameters, by the names that its checkpoint has.
         """
-        if self._model is None:
-            raise ReplicaLostError("the replica has no model yet")
-        entries = info.get("entries", [])
-        strange, absent = misfits(entries, self._model) if entries else ([], [])
+        model, entries = self._require_model(), info.get("entries", [])
+        _check_sizes(entries, model)
+        strange, absent = misfits(entries, model) if entries else ([], [])
         if strange or absent:
             raise RolloutError(
-                f"transformers keeps the weights of a {type(self._model).__name__} in other tensors than its "
+                f"transformers keeps the weights of a {type(model).__name__} in other tensors than its "
                 f"checkpoint: {len(strange)} of {len(entries)} do not fit ({', '.join(strange[:2])}), "
                 f"{len(absent)} would not come ({', '.join(absent[:2])})",
                 fix="Use rollout_backend: vllm.",
@@ -235,6 +245,16 @@ def misfits(entries: Sequence[Sequence[Any]], model: Any) -> tuple[list[str], li
     own = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     strange = [name for name, shape in given.items() if own.get(name) != shape]
     return strange, [name for name, _ in model.named_parameters() if name not in given]
+
+
+def _check_sizes(entries: Sequence[Sequence[Any]], model: Any) -> None:
+    own = model.state_dict()
+    for name, _, shape in entries:
+        if name in own and tuple(own[name].shape) != tuple(shape):
+            raise RolloutError(
+                f"{name} is {list(shape)} in the trainer and {list(own[name].shape)} in the replica's model",
+                fix="Save the resized model first, and start trainer and rollouts from it.",
+            )
 
 
 def _fulfil(future: "Future[T]", work: Callable[[], T]) -> None:
