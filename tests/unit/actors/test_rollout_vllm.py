@@ -32,20 +32,21 @@ def test_a_model_is_compiled_on_gpus_and_where_it_is_asked_for(key: bool | None,
     assert engine_arguments(ReplicaSettings("m", eager=key), gpu=gpu)["enforce_eager"] is eager
 
 
-def test_an_engine_that_does_not_wake_up_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("verb", "words"), [("sleep", "sleep"), ("wake_up", "wake up")])
+def test_an_engine_that_does_not_sleep_or_wake_is_ended(monkeypatch: pytest.MonkeyPatch, verb: str, words: str) -> None:
     """Half awake it would answer heartbeats and draw nothing."""
     monkeypatch.setattr(stacks, "register", lambda what: None)
     monkeypatch.setattr(rollout_vllm, "engine_processes", list)
     ended: list[float] = []
 
-    async def wake_up(tags: list[str]) -> bool:
+    async def fail(*args: object, **keys: object) -> bool:
         raise ValueError("CUDA out of memory")
 
     replica: Any = VllmReplica(ReplicaSettings("m"))
-    replica._engine = SimpleNamespace(wake_up=wake_up, shutdown=lambda timeout: ended.append(timeout))
-    replica._weights = SimpleNamespace(asleep=True)
-    with pytest.raises(RolloutError, match="could not wake up: ValueError: CUDA out of memory"):
-        asyncio.run(replica.wake_up(["kv_cache"]))
+    replica._engine = SimpleNamespace(**{verb: fail}, shutdown=lambda timeout: ended.append(timeout))
+    replica._weights = SimpleNamespace(asleep=False)
+    with pytest.raises(RolloutError, match=f"could not {words}: ValueError: CUDA out of memory"):
+        asyncio.run(getattr(replica, verb)())
     assert len(ended) == 1
     with pytest.raises(ReplicaLostError, match="has no engine yet"):
         asyncio.run(replica.health())
