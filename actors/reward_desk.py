@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import ray
@@ -116,7 +116,7 @@ class RewardDesk:
             tried.append(seat.number)
             found = await self._attempt(seats, seat, group)
             if isinstance(found, ScoredGroup):
-                return found
+                return found if trouble is None else replace(found, trouble=trouble.why)
             trouble = found
             if trouble.by_model and self._model is not None:
                 await model_loaded(self._model)

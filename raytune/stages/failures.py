@@ -1,4 +1,4 @@
-"""What the driver says of answers that have no reward: workers' own logs reach nobody."""
+"""What the driver says of answers that have no reward, or got it late: workers' own logs reach nobody."""
 
 from collections.abc import Sequence
 
@@ -15,7 +15,7 @@ MOST_KINDS = 5
 
 
 class Failures:
-    """Warns of each failure of a reward function, or of the environment, when it is met first.
+    """Warns of each group that was scored again, and of a function's or the environment's failures when met first.
 
     Example: Failures().tell(scored)
     """
@@ -25,6 +25,8 @@ class Failures:
 
     def tell(self, group: ScoredGroup) -> None:
         """Warn of what is new in a group."""
+        if group.trouble is not None:
+            log.warning("prompt %s was scored again: %s", group.number, group.trouble)
         for name, why in group.table.errors.items():
             told = self._told.setdefault(name, set())
             if why in told or len(told) == MOST_KINDS:

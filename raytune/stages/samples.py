@@ -122,7 +122,7 @@ class ScoredGroup:
     rewards: [G], NaN where unscorable. lengths: [G] tokens of the answers. oldest: [G] weight versions.
     payload: opaque to the algorithm; trainer ranks get their Group by it. baseline: reward of the greedy answer, if
     one was drawn. It is counted nowhere else, but no answer is younger than what it is compared with, and where it is
-    NaN so are all rewards.
+    NaN so are all rewards. trouble: why it was scored anew, if it was.
 
     Example: ScoredGroup(0, 17, table, (1.0, 0.0), (9, 14), 31, (3, 3), ("stop", "stop"), ref, 2.1, 0.1)
     """
@@ -139,3 +139,4 @@ class ScoredGroup:
     rollout_seconds: float
     reward_seconds: float
     baseline: float | None = None
+    trouble: str | None = None

@@ -116,7 +116,9 @@ def test_groups_go_to_whoever_is_free(ray_local: None, folder: Path, marks: Path
 
 
 def test_a_dead_workers_group_is_scored_elsewhere(pool: RewardPool, marks: Path) -> None:
-    assert result(pool.submit(put(marks, "dies once", "ok"))).rewards == (10.0, 3.0)
+    scored = result(pool.submit(put(marks, "dies once", "ok")))
+    assert scored.rewards == (10.0, 3.0)
+    assert (scored.trouble or "").startswith("the reward worker died: ")
     assert len(set(pids(marks, "dies once"))) == 2
 
 
@@ -131,9 +133,7 @@ def test_a_function_that_hangs_loses_its_group_only(pool: RewardPool, marks: Pat
     assert set(lost.table.errors.values()) == {"scoring took longer than 6 s (2 attempts)"}
     assert lost.table.failures == {"nasty": 2, "longer": 2}
     # The same group again is not worth two more workers.
-    begun = time.monotonic()
     assert all(math.isnan(reward) for reward in result(pool.submit(bad)).rewards)
-    assert time.monotonic() - begun < 5.0
     assert len(pids(marks, "hangs")) == 2
 
 

@@ -1,4 +1,5 @@
 import logging
+from dataclasses import replace
 
 import pytest
 
@@ -22,6 +23,14 @@ def test_each_failure_of_a_function_is_told_once(caplog: pytest.LogCaptureFixtur
         "'g' failed (prompt 1, row 2): boom",
         "'f' failed (prompt 2, row 3): other",
     ]
+
+
+def test_a_group_that_was_scored_again_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    failures = Failures()
+    with caplog.at_level(logging.WARNING, "raytune"):
+        for number in (3, 4):
+            failures.tell(replace(group(number), trouble="the reward worker died"))
+    assert caplog.messages == [f"prompt {number} was scored again: the reward worker died" for number in (3, 4)]
 
 
 def test_failures_that_are_all_different_are_told_for_a_while(caplog: pytest.LogCaptureFixture) -> None:
