@@ -21,10 +21,12 @@ OWN_SHARE = 0.9
 
 @dataclass(frozen=True, slots=True)
 class Needs:
-    """A built-in function and the columns without which it cannot score."""
+    """A built-in function, the columns without which it cannot score, and the {words} of its template: columns, or
+    text."""
 
     call: Callable[..., Any]
     columns: tuple[str, ...] = ()
+    slots: tuple[str, ...] = ()
 
 
 def listed(cfg: RewardConfig) -> list[str]:
@@ -72,7 +74,7 @@ def _code(cfg: RewardConfig, max_length: int) -> Needs:
 
 def _judge(cfg: RewardConfig, max_length: int) -> Needs:
     prompt = cfg.judge_prompt or DEFAULT_PROMPT
-    slots = set(SLOT.findall(prompt))
+    slots = sorted(set(SLOT.findall(prompt)))
     if "completion" not in slots:
         raise ConfigError("judge_prompt has no slot {completion}", fix="Say where the answer goes.")
     judge = JudgeReward(
@@ -83,7 +85,7 @@ def _judge(cfg: RewardConfig, max_length: int) -> Needs:
         seconds=OWN_SHARE * cfg.reward_time_limit,
         api_key=cfg.judge_api_key,
     )
-    return Needs(judge, tuple(sorted({"prompt": "prompts"}.get(slot, slot) for slot in slots - {"completion"})))
+    return Needs(judge, slots=tuple(slots))
 
 
 def _api(cfg: RewardConfig, max_length: int) -> Needs:

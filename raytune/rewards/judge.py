@@ -27,14 +27,16 @@ The answer:
 Think it over in a few sentences. Then end with a line "Score: N", N from 0 (useless) to 1 (perfect)."""
 
 SLOT = re.compile(r"\{(\w+)\}")
+OWN_SLOTS = ("prompt", "completion")
+"""Slots that are no columns."""
 
 
 class JudgeReward:
     """Asks a model to score each answer and reads the number from its reply.
 
     The prompt's slots {prompt} and {completion} take the conversation and the answer, any other {name} takes the
-    column of that name; a brace that is no such slot stays as it is. The score is the pattern's first group in its
-    last match. A reply without one is a failure.
+    column of that name. A brace that is no such slot stays as it is, so does a column's name between spaces, { name }.
+    The score is the pattern's first group in its last match. A reply without one is a failure.
 
     Args: url: base of the API (https://host/v1) or the whole address of chat/completions. seconds: deadline for a
     batch, repetitions included.

@@ -13,9 +13,13 @@ from typing import Any
 
 from raytune.config.reward import RewardConfig
 from raytune.errors import ConfigError
+from raytune.log import get_logger
 from raytune.rewards.attempt import Attempt, describe
 from raytune.rewards.base import RewardFunction
 from raytune.rewards.builtin import BUILT_INS, listed
+from raytune.rewards.judge import OWN_SLOTS
+
+log = get_logger(__name__)
 
 ALWAYS = ("completions", "prompts", "completion_ids", "log_metric", "log_extra")
 """What every function can have, whatever the data's columns are."""
@@ -70,6 +74,7 @@ def load_function(spec: str, cfg: RewardConfig, have: Collection[str] | None, ma
     if build is not None:
         built = build(cfg, max_length)
         _check_columns(spec, built.columns, have)
+        _check_slots(built.slots, have)
         return built.call
     call = _from_file(spec) if ".py:" in spec else _from_module(spec)
     return _checked(spec, call, have)
@@ -129,6 +134,22 @@ def _check_columns(spec: str, needed: Sequence[str], have: Collection[str] | Non
             f"the reward function '{spec}' needs the column {named}, which the prompts do not have",
             fix=f"They have {', '.join(sorted(set(have) - set(ALWAYS))) or 'no columns of their own'}.",
         )
+
+
+def _check_slots(slots: Sequence[str], have: Collection[str] | None) -> None:
+    """Refuse a {word} of judge_prompt that is nearly a slot; warn of one that may have been meant as one."""
+    known = sorted({*OWN_SLOTS, *(have or ())} - {"completions"})
+    text = [] if have is None else [word for word in slots if word not in known]
+    for word in text:
+        near = get_close_matches(word, known, n=1, cutoff=0.75)
+        if near:
+            raise ConfigError(
+                f"judge_prompt has a slot {{{word}}}, and the prompts have no such column",
+                fix=f"Did you mean '{{{near[0]}}}'? Text that is no slot has spaces in its braces: '{{ {word} }}'.",
+            )
+    named = [f"{{{word}}}" for word in text if word.isidentifier()]
+    if named:
+        log.warning("judge_prompt: the prompts have no column %s; such braces stay as they are", ", ".join(named))
 
 
 def _checked(spec: str, call: object, have: Collection[str] | None) -> Call:

@@ -134,9 +134,32 @@ def test_a_column_that_the_prompts_lack() -> None:
 
 def test_slots_of_a_judge_are_columns() -> None:
     keys = {"judge_url": "http://host", "judge_model": "m", "judge_prompt": "{prompt} {completion} {soluton}"}
-    with pytest.raises(ConfigError, match=r"'judge' needs the column 'soluton'.*They have solution\."):
+    remedy = r"slot \{soluton\}.*Did you mean '\{solution\}'\?.*in its braces: '\{ soluton \}'\."
+    with pytest.raises(ConfigError, match=remedy):
         load("judge", columns=["solution"], **keys)
     assert load("judge", columns=["soluton"], **keys)
+    # What the columns are is not known yet.
+    assert load("judge", columns=None, **keys)
+
+
+@pytest.mark.parametrize(("word", "near"), [("promt", "prompt"), ("completions", "completion"), ("Answer", "answer")])
+def test_a_slot_that_is_nearly_one_is_a_slip(word: str, near: str) -> None:
+    keys = {"judge_url": "http://host", "judge_model": "m", "judge_prompt": f"{{completion}} {{{word}}}"}
+    with pytest.raises(ConfigError, match=rf"Did you mean '\{{{near}\}}'"):
+        load("judge", columns=["answer"], **keys)
+
+
+def test_braces_of_a_judges_prompt_that_are_no_slot_stay(caplog: pytest.LogCaptureFixture) -> None:
+    told = r'\boxed{answer} \frac{1}{2} {"a": 1} { level } End with "Score: {N}".'
+    reply = {"choices": [{"message": {"content": "Score: 1"}}]}
+    with caplog.at_level("WARNING"), serving(lambda number, body: (200, reply)) as server:
+        keys = {"judge_url": server.url, "judge_model": "m", "judge_prompt": "{completion} {level} " + told}
+        (reward,) = load("judge", columns=["level", "question"], **keys)
+        score([reward], ["7"], {"prompts": ["3+4="], "level": [2], "question": ["?"]})
+    assert server.requests[0].body["messages"][0]["content"] == f"7 2 {told}"
+    assert [record.getMessage() for record in caplog.records] == [
+        "judge_prompt: the prompts have no column {N}, {answer}; such braces stay as they are"
+    ]
 
 
 def test_functions_of_a_file(file: str) -> None:
