@@ -10,13 +10,16 @@ from dataclasses import replace
 from time import monotonic
 
 from raytune.log import get_logger
-from raytune.rewards.base import Completion, Score, as_text
+from raytune.rewards.base import Completion, RewardUnavailable, Score, Unscored, as_text
 from raytune.rewards.sandbox import Limits, Outcome, run_program
 
 log = get_logger(__name__)
 
 FENCE = re.compile(r"^```[ \t]*(\w*)[^\n]*\n(.*?)^```[ \t]*$", re.DOTALL | re.MULTILINE)
 PYTHON = {"", "python", "python3", "py"}
+
+FAIR = 1.0
+"""Seconds, or code_time_limit if that is less, that an answer must have had before its hanging is its own fault."""
 
 
 class CodeReward:
@@ -30,14 +33,20 @@ class CodeReward:
     Args: column: where the tests of each row are: a list of tests, or one. limits: seconds are for all tests of an
     answer together. seconds: for a batch. Answers that would take longer one after the other on these CPUs have less
     time each, and what the first ones leave of theirs is for the others: those that hang are wrong, and no others.
-    Errors: RewardUnavailable if programs cannot be confined on this machine, already when made.
+    One that is killed after less than a second because the others took the time is not scored.
+    Errors: RewardUnavailable if programs cannot be confined on this machine, or not in the time, already when made.
     """
 
     def __init__(self, *, column: str, limits: Limits, seconds: float = math.inf) -> None:
         self._column = column
         self._limits = limits
         self._seconds = seconds
-        if run_program("", limits, tests=()).landlock == 0:
+        landlock = run_program("", limits, tests=()).landlock
+        if landlock is None:
+            raise RewardUnavailable(
+                f"code_time_limit, {limits.seconds:g} s, is over before a program begins", fix="Raise code_time_limit."
+            )
+        if landlock == 0:
             log.warning("this kernel has no Landlock: programs that are scored can write wherever this user can")
 
     def __call__(self, completions: Sequence[Completion], **columns: Sequence[object]) -> list[Score]:
@@ -51,15 +60,27 @@ class CodeReward:
         asserts, cases = split_tests(tests)
         if not asserts and not cases:
             return None
-        limits = replace(self._limits, seconds=shares.next())
-        deadline = monotonic() + limits.seconds
-        passed = len(run_program(code, limits, tests=asserts).passed) if asserts else 0
+        share = shares.next()
+        passed, in_time = self._passed(code, asserts, cases, share)
+        if not in_time and share < min(FAIR, self._limits.seconds):
+            return Unscored(f"other answers left it {share:.2g} s, in which it did not end: raise reward_time_limit")
+        return passed / (len(asserts) + len(cases))
+
+    def _passed(self, code: str, asserts: list[str], cases: list[tuple[str, str]], seconds: float) -> tuple[int, bool]:
+        """How many tests the code passes in so many seconds, and whether none was cut short by them."""
+        deadline = monotonic() + seconds
+        passed, in_time = 0, True
+        if asserts:
+            outcome = run_program(code, replace(self._limits, seconds=seconds), tests=asserts)
+            passed, in_time = len(outcome.passed), outcome.status is not None
         for given, expected in cases:
             left = deadline - monotonic()
-            if left > 0:
-                outcome = run_program(code, replace(limits, seconds=left), stdin=given)
-                passed += prints(outcome, expected)
-        return passed / (len(asserts) + len(cases))
+            if left <= 0:
+                return passed, False
+            outcome = run_program(code, replace(self._limits, seconds=left), stdin=given)
+            passed += prints(outcome, expected)
+            in_time &= outcome.status is not None
+        return passed, in_time
 
 
 class Shares:

@@ -39,20 +39,21 @@ class Outcome:
     """How a program ended.
 
     status: as the shell has it, below 0 the signal that ended it; None past the time limit, when it was killed.
-    passed: indices of the tests that it passed. output: what it printed.
+    passed: indices of the tests that it passed. output: what it printed. landlock: version of the kernel's, 0 without;
+    None if the time was over before the program began.
     """
 
     status: int | None
     passed: frozenset[int]
     output: str
-    landlock: int
+    landlock: int | None
 
 
 def run_program(code: str, limits: Limits, *, tests: Sequence[str] | None = None, stdin: str = "") -> Outcome:
     """Run Python code, and then, one after the other in its namespace, tests: statements that raise if they fail.
 
     With tests the code is imported (`__name__` is "answer"), without it is a script that may read stdin.
-    Raises RewardUnavailable if the process cannot be confined here.
+    Raises RewardUnavailable if the process ends before it is confined.
     """
     token = secrets.token_hex(16)
     job = {
@@ -75,10 +76,11 @@ def run_program(code: str, limits: Limits, *, tests: Sequence[str] | None = None
         status = _run(scratch, limits.seconds, job=job_file, report=report, streams=(given, printed, complaints))
         lines = [line.split() for line in _read(report).splitlines()]
         marks = [line[1:] for line in lines if line[:1] == [token]]
-        if not marks:
+        if not marks and status is not None:
             raise _unconfined(status, _read(complaints))
         passed = frozenset(int(mark[0]) for mark in marks[1:])
-        return Outcome(status=status, passed=passed, output=_read(printed), landlock=int(marks[0][1]))
+        landlock = int(marks[0][1]) if marks else None
+        return Outcome(status=status, passed=passed, output=_read(printed), landlock=landlock)
 
 
 def _run(

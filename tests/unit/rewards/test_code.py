@@ -1,11 +1,16 @@
 import math
 import os
 import time
+from pathlib import Path
 
 import pytest
 
+import raytune.rewards.code as rewards_code
+import raytune.rewards.sandbox as sandbox
+from raytune.rewards.base import RewardFunction, RewardUnavailable
 from raytune.rewards.code import CodeReward, Shares, extract_code, split_tests
 from raytune.rewards.sandbox import Limits
+from raytune.rewards.score import score
 
 ADD = "def add(a, b):\n    return a + b\n"
 ASSERTS = ["assert add(1, 2) == 3", "assert add(-1, 1) == 0", "assert add('a', 'b') == 'ab'", "assert add(1, 1) == 3"]
@@ -51,6 +56,45 @@ def test_answers_that_hang_are_wrong_and_keep_no_other_from_its_score(monkeypatc
     answers = [*["while True: pass"] * 7, ADD]
     assert code(answers, tests=["assert add(1, 2) == 3"] * 8) == [0.0] * 7 + [1.0]
     assert time.monotonic() - begun < 20
+
+
+LATE = """
+import os, runpy, time
+if os.pread(0, 4, 0) == b"late":  # standard input is a file: what is read here is there to be read again
+    time.sleep(60)
+runpy.run_path({path!r}, run_name="__main__")
+"""
+
+
+def test_a_test_that_begins_too_late_is_not_passed_and_the_others_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    child = tmp_path / "late.py"
+    child.write_text(LATE.format(path=str(sandbox.CHILD)))
+    monkeypatch.setattr(sandbox, "CHILD", child)
+    cases = [{"input": "1", "output": "1"}, {"input": "late", "output": "late"}]
+    assert reward(seconds=4)(["print(input())", "print(1)"], tests=[cases, cases[:1]]) == [0.5, 1.0]
+
+
+def test_answers_that_others_left_no_time_are_not_scored(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0})
+    cases = [{"input": "", "output": "1"}]
+    code = CodeReward(column="tests", limits=Limits(seconds=10), seconds=0.0)
+    # A text of statements and a script; the row without tests has no need of time.
+    table = score([RewardFunction("code", code)], ["1", "print(1)", "1"], {"tests": ["assert True", cases, None]})
+    assert list(map(repr, table.scores[0])) == ["nan", "nan", "None"]
+    assert "other answers left it 0 s, in which it did not end: raise reward_time_limit" in table.errors["code"]
+
+
+def test_a_limit_of_the_users_own_is_no_excuse(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rewards_code, "FAIR", 60.0)
+    code = CodeReward(column="tests", limits=Limits(seconds=1.5), seconds=60)
+    assert code(["while True: pass"], tests=["assert True"]) == [0.0]
+
+
+def test_a_limit_in_which_no_program_begins_is_said_when_it_is_made() -> None:
+    with pytest.raises(RewardUnavailable, match=r"code_time_limit, 1e-06 s, is over before.*Raise code_time_limit"):
+        CodeReward(column="tests", limits=Limits(seconds=1e-6))
 
 
 def test_time_that_is_left_over_is_for_the_others() -> None:

@@ -10,7 +10,7 @@ import pytest
 
 import raytune.rewards.sandbox as sandbox
 from raytune.rewards.base import RewardUnavailable
-from raytune.rewards.sandbox import Limits, run_program
+from raytune.rewards.sandbox import Limits, Outcome, run_program
 
 LIMITS = Limits(seconds=10)
 
@@ -112,6 +112,16 @@ def test_a_program_that_hangs_is_killed_at_the_limit(code: str) -> None:
     outcome = run_program(code, Limits(seconds=0.5), tests=["assert True"])
     assert (outcome.status, outcome.passed) == (None, frozenset())
     assert time.monotonic() - begun < 5
+
+
+def test_a_program_whose_time_is_over_before_it_begins_has_passed_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    child = tmp_path / "confined.py"
+    child.write_text("import time\ntime.sleep(60)\n")
+    monkeypatch.setattr(sandbox, "CHILD", child)
+    outcome = run_program("print(1)", Limits(seconds=0.1), tests=["assert True"])
+    assert outcome == Outcome(status=None, passed=frozenset(), output="", landlock=None)
 
 
 @pytest.mark.parametrize(
