@@ -70,10 +70,10 @@ class Notes:
         self._extra: dict[str, list[object]] = {}
 
     def log_metric(self, name: str, value: float) -> None:
-        self._metrics.setdefault(name, []).append(float(value))
+        self._metrics.setdefault(_text(name), []).append(float(value))
 
     def log_extra(self, column: str, values: Iterable[object]) -> None:
-        self._extra[column] = [_plain(value) for value in values]
+        self._extra[_text(column)] = [_plain(value) for value in values]
 
     def means(self) -> dict[str, float]:
         return {name: math.fsum(values) / len(values) for name, values in self._metrics.items()}
@@ -84,9 +84,24 @@ class Notes:
 
 
 def _plain(value: object) -> object:
-    """The value, as a text unless JSON has it: its class may be known to this process alone."""
-    known = value is None or isinstance(value, str | int) or (isinstance(value, float) and math.isfinite(value))
-    return value if known else str(value)
+    """The value as one of JSON's own classes, else as a text: its class may be known to this process alone.
+
+    A member of an enum that is a text or a number is that, a scalar of numpy's that is a float is that.
+    """
+    match value:
+        case None | bool():
+            return value
+        case int():
+            return int(value)
+        case float() if math.isfinite(value):
+            return float(value)
+        case _:
+            return _text(value)
+
+
+def _text(value: object) -> str:
+    """The value as a text of the very class str."""
+    return str.__str__(value if isinstance(value, str) else str(value))
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@ import math
 import threading
 import time
 from collections.abc import Callable
+from enum import Enum, IntEnum, StrEnum
 from typing import Any
 
 import numpy as np
@@ -208,6 +209,50 @@ def test_what_trls_functions_report_is_kept() -> None:
     table = score([reward(reports)], ["a", "b"], {})
     assert table.metrics == {"mean_length": 3.0}
     assert table.extra == {"parsed": ["A", "B"], "measured": ["nan", "{1}"]}
+
+
+class Verdict(StrEnum):
+    RIGHT = "right"
+
+
+class Mixed(str, Enum):  # noqa: UP042 - users write it, and its str is not its text
+    RIGHT = "right"
+
+
+class Level(IntEnum):
+    HARD = 3
+
+
+class Percent(float): ...
+
+
+class Proud(str):
+    def __str__(self) -> str:
+        return self
+
+
+class Answer:
+    def __str__(self) -> str:
+        return Proud("seven")
+
+
+def test_what_is_reported_is_plain_whatever_class_the_user_gave_it() -> None:
+    noted = [
+        Verdict.RIGHT, Mixed.RIGHT, Level.HARD, Percent(0.5), Percent("nan"), Proud("p"), Answer(),
+        np.float64(0.25), np.int64(3), np.str_("s"), None, True, 4, 0.5, "t",
+    ]  # fmt: skip
+    plain = ["right", "right", 3, 0.5, "nan", "p", "seven", 0.25, "3", "s", None, True, 4, 0.5, "t"]
+
+    def reports(completions: list[str], log_metric: Any, log_extra: Any, **columns: object) -> list[float]:
+        log_metric(Verdict.RIGHT, Percent(0.5))
+        log_extra(Verdict.RIGHT, noted)
+        return [Percent(0.5)] * len(completions)
+
+    table = score([reward(reports)], ["a"] * len(noted), {})
+    assert table.extra == {"right": plain}
+    found = [*table.extra["right"], *table.extra, *table.metrics, *table.metrics.values(), *table.scores[0]]
+    # A class of the user's file is pickled by its name, which other processes do not know.
+    assert {type(value) for value in found} == {str, int, float, bool, type(None)}
 
 
 def test_nothing_to_score() -> None:
