@@ -29,8 +29,8 @@ class PolicyConfig(Group):
     """Whether the critic is a head on the policy's trunk, or a model of its own, begun as the reward model (gae)."""
     critic_learning_rate: float | None = Field(None, gt=0)
     """Learning rate of a critic of its own; null is learning_rate."""
-    ratio_level: Literal["token", "sequence"] = "token"
-    """Whether the probability ratio is that of a token or of a whole answer (GSPO)."""
+    ratio_level: Literal["token", "sequence"] | None = None
+    """Whether the probability ratio is that of a token or of a whole answer (GSPO); null is rl_compat's."""
     clip_type: Literal["ppo", "cispo"] = "ppo"
     """Whether clipping stops the gradient, or bounds its weight only (CISPO)."""
     clip_range_high: float | None = Field(None, gt=0)

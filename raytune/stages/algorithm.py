@@ -85,7 +85,7 @@ def algorithm_of(cfg: RunConfig) -> Algorithm:
 def _policy(cfg: RunConfig, dialect: Dialect) -> Any:
     policy, low = cfg.policy, cfg.rl.clip_range
     high = low if policy.clip_range_high is None else policy.clip_range_high
-    level = "product" if policy.ratio_level == "token" and _acts_once(cfg, dialect) else policy.ratio_level
+    level = policy.ratio_level or ("product" if _acts_once(cfg, dialect) else "token")
     rule = policy_rule(dialect, clip_low=low, clip_high=high, level=level, clip=policy.clip_type)
     dual_clip = rule.dual_clip if policy.dual_clip is None else policy.dual_clip
     return replace(rule, dual_clip=dual_clip, entropy_coef=policy.entropy_coef)

@@ -93,6 +93,18 @@ def test_rloo_is_trls_where_it_is_asked_for() -> None:
     assert (asked.policy.ratio, asked.aggregation) == ("sequence", "token")
 
 
+@pytest.mark.parametrize("system", get_args(System))
+def test_the_ratio_of_a_token_is_had_wherever_it_is_asked_for(system: System) -> None:
+    keys = {"model_name_or_path": "m", "stage": "grpo", "advantage": "rloo", "rl_compat": system}
+    asked = algorithm_of(load_config({**keys, "ratio_level": "token"}).config)
+    assert asked.learn.policy.ratio == "token"
+    # Without the key the run's header and algorithm.json still say which it is.
+    left = algorithm_of(load_config(keys).config)
+    expected = "sequence_product" if system == "trl" else "token"
+    assert f"ratio {expected}," in left.summary()
+    assert left.numbers()["learn"]["policy"]["ratio"] == expected
+
+
 @pytest.mark.parametrize("cut", [{"top_p": 0.9}, {"top_k": 20}], ids=str)
 @pytest.mark.parametrize("system", get_args(System))
 @pytest.mark.parametrize("advantage", ["group", "rloo"])
