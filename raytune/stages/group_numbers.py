@@ -52,7 +52,7 @@ def describe_validation(groups: Sequence[ScoredGroup]) -> dict[str, float]:
     lengths = [length for group in groups for length in group.lengths]
     answers = max(len(group.rewards) for group in groups)
     # Of the first function alone: others say how an answer was found, and their sum may pass without it.
-    scores = [[math.nan if score is None else score for score in group.table.scores[0]] for group in groups]
+    scores = [_scores(group) for group in groups]
     return {
         "eval_reward": _mean(rewards),
         **{f"eval_{name}": value for name, value in _by_function(groups).items()},
@@ -60,6 +60,12 @@ def describe_validation(groups: Sequence[ScoredGroup]) -> dict[str, float]:
         "eval_completion_length": sum(lengths) / len(lengths),
         "eval_unscorable": float(len(rewards) - len(known)),
     }
+
+
+def _scores(group: ScoredGroup) -> list[float]:
+    """What the first function gave to each answer; NaN where it says nothing, or the environment failed."""
+    scores = zip(group.table.scores[0], group.finishes, strict=True)
+    return [math.nan if score is None or finish == "failed" else score for score, finish in scores]
 
 
 def _by_function(groups: Sequence[ScoredGroup]) -> dict[str, float]:

@@ -83,6 +83,16 @@ def test_the_first_function_says_what_is_right() -> None:
     assert numbers["eval_pass@2"] == 1.0
 
 
+def test_a_stump_whose_environment_failed_is_not_right() -> None:
+    # Right by what there is of it, but without a reward: the two others decide, one of which is right.
+    table = RewardTable(("right",), (1.0,), ((1.0, 1.0, 0.0),))
+    stump = replace(group(HELD_OUT, math.nan, 1.0, 0.0), table=table, finishes=("failed", "stop", "length"))
+    numbers = describe_validation([stump])
+    assert numbers["eval_pass@1"] == 0.5
+    assert numbers["eval_pass@2"] == 1.0
+    assert math.isnan(numbers["eval_pass@3"])
+
+
 def test_what_could_not_be_scored_is_counted_apart() -> None:
     numbers = describe_validation([group(HELD_OUT, 1.0, math.nan), group(HELD_OUT + 1, 0.0, 1.0)])
     assert numbers["eval_reward"] == pytest.approx(2 / 3)
