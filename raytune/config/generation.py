@@ -19,7 +19,7 @@ class GenerationConfig(Group):
     rollout_dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Type the replicas compute in; auto is the trainer's."""
     rollout_timeout: float = Field(600, gt=0)
-    """Seconds a group of answers may take."""
+    """Seconds a group of answers may take, all turns of its conversations included."""
     rollout_start_timeout: float = Field(600, gt=0)
     """Seconds a replica may take to start."""
     kv_cache_gb: float = Field(1, gt=0)

@@ -105,6 +105,14 @@ def turns_have_an_environment(config: RunConfig) -> Broken | None:
     return broken(rl.environment is None and bool(idle), what, *idle, "environment", fix="Set environment.")
 
 
+def steps_end_before_their_answer(config: RunConfig) -> Broken | None:
+    step, answer = config.rl.environment_time_limit, config.generation.rollout_timeout
+    wrong = config.rl.environment is not None and step >= answer
+    what = f"environment_time_limit {step:g} lets one step of the environment outlast its answer's {answer:g} s"
+    fix = "Set rollout_timeout to what a whole conversation may take, draws included, and a step's limit far below."
+    return broken(wrong, what, "environment_time_limit", "rollout_timeout", fix=fix)
+
+
 def the_likeliest_answer_is_one(config: RunConfig) -> Broken | None:
     evaluation = config.evaluation
     wrong = evaluation.eval_temperature == 0 and evaluation.eval_num_generations > 1
@@ -195,6 +203,7 @@ RL_RULES = (
     taking_turns_is_synchronous,
     dynamic_sampling_has_groups,
     turns_have_an_environment,
+    steps_end_before_their_answer,
     the_likeliest_answer_is_one,
     held_out_prompts_are_one_set,
     rewards_say_what_is_best,

@@ -166,6 +166,10 @@ CASES: dict[str, tuple[dict[str, object], dict[str, object]]] = {
     "kt_excludes_zero3": ({"use_kt": True, "deepspeed": ZERO3}, {"use_kt": False}),
     "single_is_one_rank": ({"engine": "single", "num_workers": 2}, {"engine": "ddp"}),
     "turns_have_an_environment": ({"max_turns": 2}, {"environment": "raytune.stages.calculator:Calculator"}),
+    "steps_end_before_their_answer": (
+        {"environment": "raytune.stages.calculator:Calculator", "rollout_timeout": 60, "environment_time_limit": 60},
+        {"rollout_timeout": 61},
+    ),
     "the_likeliest_answer_is_one": ({"eval_temperature": 0.0}, {"eval_num_generations": 1}),
     "held_out_prompts_are_one_set": ({"stage": "grpo", "eval_on_each_dataset": True}, {"eval_on_each_dataset": False}),
     "rewards_say_what_is_best": ({"stage": "grpo", "metric_for_best_model": "pass@3"}, {"eval_num_generations": 3}),
