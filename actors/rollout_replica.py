@@ -10,7 +10,7 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Literal, TypeVar
@@ -21,13 +21,15 @@ import ray
 from actors import stacks
 from raytune.config.model import ModelConfig
 from raytune.errors import RaytuneError, ReplicaLostError, RolloutError
-from raytune.stages.environment import Apart, Environment, converse, load_environment
+from raytune.stages.environment import Apart, converse, load_environment
 from raytune.stages.samples import Completion, Group, Prompt, Sampling
 
 T = TypeVar("T")
 CONTROL = "control"
 _CONTROL_SLOTS = 16
 _GENERATE_SLOTS = 1000
+_TALKS = 0.9
+"""Share of a request's time after which its conversations end themselves, for there to be an answer at all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +135,6 @@ class Replica(ABC):
         self.settings = settings
         self._home = LoopThread("rollouts")
         self._environment = load_environment(settings.environment) if settings.environment else None
-        self._partners = LoopThread("environments")
         self._tokenizer: Any = None
         self._running = 0
         self._updating = False
@@ -187,37 +188,46 @@ class Replica(ABC):
         return answers, greedy[0]
 
     async def _answers(self, prompt: Prompt, sampling: Sampling, size: int, limit: int) -> list[Completion]:
-        seed = seed_of(sampling.seed, prompt.number)
+        seed, end = seed_of(sampling.seed, prompt.number), time.monotonic() + _TALKS * self.settings.request_deadline
         first = await self._draw(prompt.ids.tolist(), sampling, count=size, seed=seed, limit=limit)
         if self._environment is None:
             return first
         with Translated("a conversation failed"):
-            partners = [Apart(self._environment, self._partners.loop) for _ in first]
             talks = [
-                self._talk(partner, prompt, sampling, limit, place, one)
-                for place, (partner, one) in enumerate(zip(partners, first, strict=True))
+                self._talk(Apart(self._environment), prompt, sampling, limit, place, one, end - time.monotonic())
+                for place, one in enumerate(first)
             ]
             return list(await asyncio.gather(*talks))
 
     async def _talk(
-        self, environment: Environment, prompt: Prompt, sampling: Sampling, budget: int, place: int, first: Completion
+        self,
+        environment: Apart,
+        prompt: Prompt,
+        sampling: Sampling,
+        budget: int,
+        place: int,
+        first: Completion,
+        seconds: float,
     ) -> Completion:
         async def draw(ids: Sequence[int], limit: int) -> Completion:
             seed = seed_of(sampling.seed, prompt.number, place, len(ids))
             return (await self._draw(ids, sampling, count=1, seed=seed, limit=limit))[0]
 
         tokenizer = self._text()
-        return await converse(
-            environment,
-            prompt,
-            first,
-            draw,
-            budget=budget,
-            max_turns=self.settings.max_turns,
-            time_limit=self.settings.environment_seconds,
-            encode=lambda text: list(tokenizer.encode(text, add_special_tokens=False)),
-            decode=lambda ids: str(tokenizer.decode(list(ids))),
-        )
+        with closing(environment):
+            return await converse(
+                environment,
+                prompt,
+                first,
+                draw,
+                budget=budget,
+                max_turns=self.settings.max_turns,
+                time_limit=self.settings.environment_seconds,
+                whole_limit=seconds,
+                encode=lambda text: list(tokenizer.encode(text, add_special_tokens=False)),
+                decode=lambda ids: str(tokenizer.decode(list(ids))),
+                vocabulary=len(tokenizer),
+            )
 
     def _model_folder(self) -> str:
         """Where this node has the model; it is made or downloaded if need be."""

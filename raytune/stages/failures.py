@@ -43,5 +43,5 @@ def nothing_scored(step: int, groups: Sequence[ScoredGroup]) -> TrainError:
     return TrainError(
         f"update {step} has no answer to learn from: none of the step could be scored",
         where="; ".join(f"{name}: {why}" for name, why in errors.items()) or "no reward function gave a score",
-        fix="Mend what failed; raise reward_time_limit or environment_time_limit where it took too long.",
+        fix="Mend what failed; raise reward_time_limit, environment_time_limit or rollout_timeout if it is too short.",
     )

@@ -80,3 +80,47 @@ def test_in_a_conversation_every_turn_of_it_is_the_likeliest(monkeypatch: pytest
     assert group.baseline is not None
     assert group.baseline.ids.tolist() == [*GREEDY, 60, *GREEDY, 60]
     assert group.baseline.mask.tolist() == [True, True, False, True, True, False]
+
+
+BLOCKS = """
+import threading
+from raytune.stages.environment import Reply
+
+class Blocks:
+    \"\"\"Blocks for good in a conversation about an even token.\"\"\"
+
+    async def reset(self, prompt):
+        self.blocks = prompt.ids[-1] % 2 == 0
+
+    async def step(self, text, ids):
+        if self.blocks:
+            threading.Event().wait()
+        return Reply(done=True)
+"""
+
+
+def test_a_conversation_that_blocks_for_good_costs_its_own_answers_alone(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(stacks, "register", lambda what: None)
+    file = tmp_path / "blocks.py"
+    file.write_text(BLOCKS)
+    # The deadline is there for what would otherwise hang.
+    replica = Scripted(
+        ReplicaSettings(
+            "none", max_length=66, environment=f"{file}:Blocks", environment_seconds=0.3, request_deadline=20.0
+        )
+    )
+    stuck = asyncio.run(replica.generate(PROMPT, SAMPLING, 2))
+    assert [one.failure for one in stuck.completions] == ["its step took longer than 0.3 s"] * 2
+    well = asyncio.run(replica.generate(replace(PROMPT, ids=np.array([5, 7], np.int32)), SAMPLING, 2))
+    assert [(one.finish, one.ids.tolist()) for one in well.completions] == [("environment", DRAWN)] * 2
+
+
+def test_turns_end_before_their_request_does(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(stacks, "register", lambda what: None)
+    file = tmp_path / "blocks.py"
+    file.write_text(BLOCKS)
+    replica = Scripted(ReplicaSettings("none", max_length=66, environment=f"{file}:Blocks", request_deadline=1.5))
+    group = asyncio.run(replica.generate(PROMPT, SAMPLING, 2))
+    assert [one.failure for one in group.completions] == ["its turns took too long for rollout_timeout"] * 2
