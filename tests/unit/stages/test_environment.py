@@ -5,15 +5,13 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import pytest
 
-from raytune.errors import ConfigError
 from raytune.stages.calculator import Calculator, calculate
-from raytune.stages.environment import Apart, Environment, Reply, check_environment, converse, load_environment, merged
+from raytune.stages.environment import Apart, Environment, Reply, converse, merged
 from raytune.stages.samples import Completion, Finish, Ids, Prompt, VersionSpan
 from tests.helpers.tiny import tiny_tokenizer
 
@@ -355,19 +353,6 @@ def test_the_thread_of_a_conversation_ends_with_it() -> None:
     assert [thread for thread in ours if thread.is_alive()] == []
 
 
-def test_what_cannot_be_made_is_refused_before_a_run(tmp_path: Path) -> None:
-    check_environment("raytune.stages.calculator:Calculator")
-    file = tmp_path / "needs_level.py"
-    verbs = "    async def reset(self, prompt): ...\n    async def step(self, text, ids): ...\n"
-    file.write_text(f"class E:\n    def __init__(self, level): ...\n{verbs}")
-    with pytest.raises(ConfigError, match=r"cannot be made: TypeError.*'level'"):
-        check_environment(f"{file}:E")
-    broken = tmp_path / "misspelt.py"
-    broken.write_text("level = lvel + 1\n")
-    with pytest.raises(ConfigError, match="cannot be imported: NameError: name 'lvel' is not defined"):
-        check_environment(f"{broken}:E")
-
-
 def test_neighbouring_spans_of_one_version_become_one() -> None:
     spans = [VersionSpan(1, 0, 3), VersionSpan(1, 3, 5), VersionSpan(1, 7, 8), VersionSpan(2, 8, 9)]
     assert merged(spans) == (VersionSpan(1, 0, 5), VersionSpan(1, 7, 8), VersionSpan(2, 8, 9))
@@ -379,25 +364,3 @@ def test_neighbouring_spans_of_one_version_become_one() -> None:
 )
 def test_calculate(expression: str, value: str) -> None:
     assert calculate(expression) == value
-
-
-def test_environments_are_found_by_module_and_by_file(tmp_path: Path) -> None:
-    assert load_environment("raytune.stages.calculator:Calculator") is Calculator
-    file = tmp_path / "mine.py"
-    file.write_text("class E:\n    async def reset(self, prompt): ...\n    async def step(self, text, ids): ...\n")
-    assert load_environment(f"{file}:E").__name__ == "E"
-
-
-@pytest.mark.parametrize(
-    ("spec", "message"),
-    [
-        ("calculator", "no environment 'calculator'"),
-        ("raytune.stages.nowhere:X", "cannot be imported"),
-        ("/nowhere/mine.py:X", "there is no file /nowhere/mine.py"),
-        ("raytune.stages.calculator:Missing", "no class 'Missing'"),
-        ("raytune.stages.environment:Reply", "no async method reset and none step"),
-    ],
-)
-def test_what_is_no_environment_is_refused(spec: str, message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
-        load_environment(spec)
