@@ -13,7 +13,6 @@ import threading
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from numbers import Integral
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Protocol, TypeVar, cast
@@ -173,8 +172,9 @@ async def converse(
     one whose turns and their draws together take longer than `whole_limit` seconds.
     """
     transcript, part, turns = Transcript([], [], [], []), first, 0
+    clock = asyncio.timeout(whole_limit)
     try:
-        async with asyncio.timeout(whole_limit) as clock:
+        async with clock:
             while True:
                 turns += 1
                 transcript.add_drawn(part)
@@ -228,7 +228,7 @@ def _tokens(reply: Reply, encode: Callable[[str], list[int]], vocabulary: int) -
     if not isinstance(reply.ids, Sequence | np.ndarray):
         return _Failure(f"its step gave a Reply whose ids are {type(reply.ids).__name__}, not a sequence of ints")
     for one in reply.ids:
-        if not isinstance(one, Integral) or not 0 <= one < vocabulary:
+        if not isinstance(one, int | np.integer) or not 0 <= one < vocabulary:
             return _Failure(f"its step gave a Reply with the id {one!r:.40}; ids are ints from 0 to {vocabulary - 1}")
     with Attempt() as attempt:
         return [int(one) for one in reply.ids] or encode(reply.text)

@@ -323,7 +323,7 @@ class LeavesLater:
     ],
 )
 def test_an_environment_that_leaves_ends_its_answer_alone(kind: Callable[[], Environment], why: str) -> None:
-    async def both() -> list[Completion]:
+    async def both() -> tuple[Completion, Completion]:
         return await asyncio.gather(talk(kind, "a"), talk(Calculator, "<calc>2+3</calc>"))
 
     left, well = asyncio.run(both())
