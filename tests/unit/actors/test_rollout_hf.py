@@ -33,7 +33,7 @@ def test_what_would_not_come_is_named() -> None:
 @pytest.fixture
 def replica(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     monkeypatch.setattr(stacks, "register", lambda what: None)
-    made = HfReplica(ReplicaSettings("m"))
+    made: Any = HfReplica(ReplicaSettings("m"))
     yield made
     asyncio.run(made.shutdown())
 
