@@ -7,6 +7,7 @@ Use it with `environment: raytune.stages.calculator:Calculator`, and let an answ
 import ast
 import operator
 import re
+import threading
 from collections.abc import Callable
 
 from raytune.stages.environment import Reply
@@ -21,6 +22,8 @@ _BINARY: dict[type[ast.operator], Callable[[float, float], float]] = {
     ast.Div: operator.truediv,
 }
 _LONGEST = 64
+# Python 3.11's parser counts its depth once for all threads (python/cpython#106905), and conversations have their own.
+_PARSING = threading.Lock()
 
 
 class Calculator:
@@ -49,7 +52,9 @@ def calculate(expression: str) -> str:
     if len(expression) > _LONGEST:
         return "error"
     try:
-        return f"{_value(ast.parse(expression.strip(), mode='eval').body):g}"
+        with _PARSING:
+            tree = ast.parse(expression.strip(), mode="eval")
+        return f"{_value(tree.body):g}"
     except (SyntaxError, ValueError, ZeroDivisionError, OverflowError, RecursionError, MemoryError):
         return "error"
 
