@@ -10,7 +10,7 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from contextlib import AbstractContextManager, closing
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Literal, TypeVar
@@ -21,7 +21,8 @@ import ray
 from actors import stacks
 from raytune.config.model import ModelConfig
 from raytune.errors import RaytuneError, ReplicaLostError, RolloutError
-from raytune.stages.environment import Apart, converse, load_environment
+from raytune.stages.environment import Environment, converse, load_environment
+from raytune.stages.environment_loop import Environments
 from raytune.stages.samples import Completion, Group, Prompt, Sampling
 
 T = TypeVar("T")
@@ -134,7 +135,9 @@ class Replica(ABC):
         stacks.register("rollout replica")
         self.settings = settings
         self._home = LoopThread("rollouts")
-        self._environment = load_environment(settings.environment) if settings.environment else None
+        self._environments: Environments | None = None
+        if settings.environment is not None:
+            self._environments = Environments(load_environment(settings.environment), settings.environment_seconds)
         self._tokenizer: Any = None
         self._running = 0
         self._updating = False
@@ -190,18 +193,24 @@ class Replica(ABC):
     async def _answers(self, prompt: Prompt, sampling: Sampling, size: int, limit: int) -> list[Completion]:
         seed, end = seed_of(sampling.seed, prompt.number), time.monotonic() + _TALKS * self.settings.request_deadline
         first = await self._draw(prompt.ids.tolist(), sampling, count=size, seed=seed, limit=limit)
-        if self._environment is None:
+        if self._environments is None:
             return first
-        with Translated("a conversation failed"):
-            talks = [
-                self._talk(Apart(self._environment), prompt, sampling, limit, place, one, end - time.monotonic())
-                for place, one in enumerate(first)
-            ]
-            return list(await asyncio.gather(*talks))
+        new = self._environments.new
+        talks = [
+            asyncio.ensure_future(self._talk(new(), prompt, sampling, limit, place, one, end - time.monotonic()))
+            for place, one in enumerate(first)
+        ]
+        try:
+            with Translated("a conversation failed"):
+                return list(await asyncio.gather(*talks))
+        finally:
+            # Where one failed, the others would draw on for nobody.
+            for one in talks:
+                one.cancel()
 
     async def _talk(
         self,
-        environment: Apart,
+        environment: Environment,
         prompt: Prompt,
         sampling: Sampling,
         budget: int,
@@ -214,20 +223,18 @@ class Replica(ABC):
             return (await self._draw(ids, sampling, count=1, seed=seed, limit=limit))[0]
 
         tokenizer = self._text()
-        with closing(environment):
-            return await converse(
-                environment,
-                prompt,
-                first,
-                draw,
-                budget=budget,
-                max_turns=self.settings.max_turns,
-                time_limit=self.settings.environment_seconds,
-                whole_limit=seconds,
-                encode=lambda text: list(tokenizer.encode(text, add_special_tokens=False)),
-                decode=lambda ids: str(tokenizer.decode(list(ids))),
-                vocabulary=len(tokenizer),
-            )
+        return await converse(
+            environment,
+            prompt,
+            first,
+            draw,
+            budget=budget,
+            max_turns=self.settings.max_turns,
+            time_limit=seconds,
+            encode=lambda text: list(tokenizer.encode(text, add_special_tokens=False)),
+            decode=lambda ids: str(tokenizer.decode(list(ids))),
+            vocabulary=len(tokenizer),
+        )
 
     def _model_folder(self) -> str:
         """Where this node has the model; it is made or downloaded if need be."""

@@ -1,8 +1,7 @@
 """Paths of a run, made absolute once: processes on a cluster work in folders of their own."""
 
-from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 from raytune.config.run import RunConfig
 
@@ -18,8 +17,7 @@ def absolute_paths(cfg: RunConfig) -> RunConfig:
         output = str(Path(storage) / Path(output).expanduser())
     reward = cfg.reward
     resume = cfg.output.resume_from_checkpoint
-    # Every process works in its own copy of a working_dir that Ray ships, and finds the files there.
-    code = _as_it_is if "working_dir" in _runtime_env(cfg) else _code
+    code = partial(_code, shipped=_ships_this_folder(cfg))
     changes = {
         "model": {"model_name_or_path": _if_there(cfg.model.model_name_or_path)},
         "adapter": {"adapter_name_or_path": tuple(map(_if_there, cfg.adapter.adapter_name_or_path))},
@@ -67,18 +65,22 @@ def _if_path(name: str) -> str:
     return str(path.absolute()) if path.is_file() or ("/" in name and path.is_dir()) else name
 
 
-def _code(spec: str) -> str:
-    """What a file defines, file.py:name, with its path absolute; names of built-ins and package.module:name stay."""
+def _code(spec: str, *, shipped: bool) -> str:
+    """What a file defines, file.py:name, with its path absolute; names of built-ins and package.module:name stay.
+
+    Args: shipped: every process works in its own copy of this folder, so what lies below it is found there.
+    """
     file, colon, name = spec.rpartition(":")
-    return f"{_absolute(file)}:{name}" if colon and file.endswith(".py") else spec
+    path = Path(file).expanduser()
+    below = shipped and not path.is_absolute() and ".." not in path.parts
+    return f"{path.absolute()}:{name}" if colon and file.endswith(".py") and not below else spec
 
 
-def _as_it_is(spec: str) -> str:
-    return spec
-
-
-def _runtime_env(cfg: RunConfig) -> Mapping[str, Any]:
-    return (cfg.cluster.ray_init_kwargs or {}).get("runtime_env") or {}
+def _ships_this_folder(cfg: RunConfig) -> bool:
+    """Whether Ray is told to copy the folder that the run is started in to every node."""
+    runtime_env = (cfg.cluster.ray_init_kwargs or {}).get("runtime_env") or {}
+    folder = runtime_env.get("working_dir")
+    return isinstance(folder, str) and Path(folder).expanduser().resolve() == Path.cwd()
 
 
 def _unless_hub(dataset_dir: str) -> str:

@@ -7,7 +7,6 @@ Use it with `environment: raytune.stages.calculator:Calculator`, and let an answ
 import ast
 import operator
 import re
-import threading
 from collections.abc import Callable
 
 from raytune.stages.environment import Reply
@@ -22,8 +21,6 @@ _BINARY: dict[type[ast.operator], Callable[[float, float], float]] = {
     ast.Div: operator.truediv,
 }
 _LONGEST = 64
-# Python 3.11's parser counts its depth once for all threads (python/cpython#106905), and conversations have their own.
-_PARSING = threading.Lock()
 
 
 class Calculator:
@@ -52,9 +49,7 @@ def calculate(expression: str) -> str:
     if len(expression) > _LONGEST:
         return "error"
     try:
-        with _PARSING:
-            tree = ast.parse(expression.strip(), mode="eval")
-        return f"{_value(tree.body):g}"
+        return f"{_value(ast.parse(expression.strip(), mode='eval').body):g}"
     except (SyntaxError, ValueError, ZeroDivisionError, OverflowError, RecursionError, MemoryError):
         return "error"
 

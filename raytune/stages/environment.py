@@ -9,9 +9,7 @@ import importlib
 import importlib.util
 import inspect
 import sys
-import threading
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -42,8 +40,7 @@ class Reply:
 class Environment(Protocol):
     """One conversation; a new object is made for each answer. Its text must bring its own chat markup.
 
-    Each is made and asked in an event loop and a thread of its own, so what a class shares between its conversations
-    (a client, a lock) is used from several loops at the same time.
+    All conversations of a replica are in one event loop, so what blocks (no await) keeps the others waiting.
     """
 
     async def reset(self, prompt: Prompt) -> None:
@@ -55,61 +52,8 @@ class Environment(Protocol):
         ...
 
 
-class Apart:
-    """An environment that is made and asked in a thread and event loop of its own, from its reset until `close`.
-
-    One that blocks or leaves by sys.exit costs its own conversation, and keeps neither an engine nor another waiting.
-    """
-
-    def __init__(self, kind: Callable[[], Environment]) -> None:
-        self._kind = kind
-        self._loop: asyncio.AbstractEventLoop | None = None
-
-    async def reset(self, prompt: Prompt) -> None:
-        """As Environment; makes it too."""
-        self._loop = asyncio.new_event_loop()
-        threading.Thread(target=_serve, args=(self._loop,), name="environment", daemon=True).start()
-        await self._there(self._begin(prompt))
-
-    async def _begin(self, prompt: Prompt) -> None:
-        self._own = self._kind()
-        await self._own.reset(prompt)
-
-    async def step(self, text: str, ids: Ids) -> Reply:
-        """As Environment."""
-        return await self._there(self._own.step(text, ids))
-
-    def close(self) -> None:
-        """End the loop and its thread without waiting for them: a thread that is stuck for good is left behind."""
-        # A task that the environment began may have ended the loop.
-        with suppress(RuntimeError):
-            if self._loop is not None:
-                self._loop.call_soon_threadsafe(self._loop.stop)
-
-    async def _there(self, work: Coroutine[Any, Any, T]) -> T:
-        assert self._loop is not None
-        given = await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(_contained(work), self._loop))
-        if isinstance(given, _Ended):
-            raise given
-        return given
-
-
-def _serve(loop: asyncio.AbstractEventLoop) -> None:
-    """Run a loop until it is stopped, then cancel what is left in it and close it."""
-    with Attempt(), asyncio.Runner(loop_factory=lambda: loop) as runner:
-        runner.get_loop().run_forever()
-
-
-class _Ended(Exception):
-    """Describes what an environment raised that no task can hand on."""
-
-
-async def _contained(work: Coroutine[Any, Any, T]) -> T | _Ended:
-    """Keep what would end the loop that it is raised in, or whoever waits for it in another."""
-    try:
-        return await work
-    except (SystemExit, KeyboardInterrupt, asyncio.CancelledError) as raised:
-        return _Ended(describe(raised))
+class Unanswered(Exception):
+    """An environment that was asked gave no answer. Its text goes on from "its step ..."."""
 
 
 Draw = Callable[[Sequence[int], int], Awaitable[Completion]]
@@ -161,30 +105,29 @@ async def converse(
     decode: Callable[[Sequence[int]], str],
     vocabulary: int,
     time_limit: float | None = None,
-    whole_limit: float | None = None,
 ) -> Completion:
     """One answer of several turns that begins with `first`.
 
     It ends when the environment says so ("environment"), and with "length" after `max_turns` draws, or when `budget`
     tokens are used up or would be by the environment's words; so it always ends with a token that was drawn, unless
-    the environment or a clock ends it. An environment that raises, takes longer than `time_limit` seconds for a step
-    or replies with something else than text or ids below `vocabulary` ends its own answer alone ("failed"), as does
-    one whose turns and their draws together take longer than `whole_limit` seconds.
+    the environment or the clock ends it. An environment that raises or replies with something else than text or ids
+    below `vocabulary` ends its own answer alone ("failed"), as does one whose turns and their draws together take
+    longer than `time_limit` seconds.
     """
     transcript, part, turns = Transcript([], [], [], []), first, 0
-    clock = asyncio.timeout(whole_limit)
+    clock = asyncio.timeout(time_limit)
     try:
         async with clock:
             while True:
                 turns += 1
                 transcript.add_drawn(part)
                 if turns == 1:
-                    begun = await _asked("reset", environment.reset(prompt), time_limit)
+                    begun = await _asked("reset", environment.reset(prompt))
                     if isinstance(begun, _Failure):
                         return transcript.completion("failed", begun.why)
                 if part.finish == "length":
                     return transcript.completion("length")
-                reply = await _asked("step", environment.step(decode(part.ids.tolist()), part.ids), time_limit)
+                reply = await _asked("step", environment.step(decode(part.ids.tolist()), part.ids))
                 if isinstance(reply, _Failure):
                     return transcript.completion("failed", reply.why)
                 given = _tokens(reply, encode, vocabulary)
@@ -208,15 +151,12 @@ class _Failure:
     why: str
 
 
-async def _asked(verb: str, work: Awaitable[T], time_limit: float | None) -> T | _Failure:
+async def _asked(verb: str, work: Awaitable[T]) -> T | _Failure:
     """What a verb of an environment gives, or why it gives nothing."""
     with Attempt() as attempt:
-        async with asyncio.timeout(time_limit) as clock:
-            return await work
-    if clock.expired():
-        return _Failure(f"its {verb} took longer than {time_limit:g} s")
+        return await work
     raised = attempt.raised
-    return _Failure(f"its {verb} raised {raised if isinstance(raised, _Ended) else describe(raised)}")
+    return _Failure(f"its {verb} {raised if isinstance(raised, Unanswered) else f'raised {describe(raised)}'}")
 
 
 def _tokens(reply: Reply, encode: Callable[[str], list[int]], vocabulary: int) -> list[int] | _Failure:
@@ -225,14 +165,15 @@ def _tokens(reply: Reply, encode: Callable[[str], list[int]], vocabulary: int) -
         return _Failure(f"its step gave {type(reply).__name__}, not a Reply")
     if not isinstance(reply.text, str):
         return _Failure(f"its step gave a Reply whose text is {type(reply.text).__name__}, not str")
-    if not isinstance(reply.ids, Sequence | np.ndarray):
-        return _Failure(f"its step gave a Reply whose ids are {type(reply.ids).__name__}, not a sequence of ints")
-    for one in reply.ids:
-        if not isinstance(one, int | np.integer) or not 0 <= one < vocabulary:
-            return _Failure(f"its step gave a Reply with the id {one!r:.40}; ids are ints from 0 to {vocabulary - 1}")
+    if not isinstance(reply.done, bool | np.bool_):
+        return _Failure(f"its step gave a Reply whose done is {type(reply.done).__name__}, not bool")
     with Attempt() as attempt:
-        return [int(one) for one in reply.ids] or encode(reply.text)
-    return _Failure(f"its step gave a Reply whose text has no tokens: {describe(attempt.raised)}")
+        ids = list(reply.ids)
+        strange = [one for one in ids if not isinstance(one, int | np.integer) or not 0 <= one < vocabulary]
+        if strange:
+            return _Failure(f"its step gave a Reply with the id {strange[0]!r:.40}, not an int below {vocabulary}")
+        return [int(one) for one in ids] or encode(reply.text)
+    return _Failure(f"its step gave a Reply that is no tokens: {describe(attempt.raised)}")
 
 
 def merged(spans: Sequence[VersionSpan]) -> tuple[VersionSpan, ...]:

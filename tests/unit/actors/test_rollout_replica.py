@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from actors import stacks
+from actors import rollout_replica, stacks
 from actors.rollout_replica import Health, Replica, ReplicaSettings
 from raytune.stages.samples import Completion, Group, Prompt, Sampling
 from tests.helpers.groups import completion
@@ -99,7 +99,7 @@ class Blocks:
 """
 
 
-def test_a_conversation_that_blocks_for_good_costs_its_own_answers_alone(
+def test_a_conversation_that_blocks_for_good_costs_no_later_ones(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(stacks, "register", lambda what: None)
@@ -108,11 +108,13 @@ def test_a_conversation_that_blocks_for_good_costs_its_own_answers_alone(
     # The deadline is there for what would otherwise hang.
     replica = Scripted(
         ReplicaSettings(
-            "none", max_length=66, environment=f"{file}:Blocks", environment_seconds=0.3, request_deadline=20.0
+            "none", max_length=66, environment=f"{file}:Blocks", environment_seconds=2.0, request_deadline=60.0
         )
     )
     stuck = asyncio.run(replica.generate(PROMPT, SAMPLING, 2))
-    assert [one.failure for one in stuck.completions] == ["its step took longer than 0.3 s"] * 2
+    assert [one.failure for one in stuck.completions] == [
+        "its step was lost: an environment ended their loop, or blocked it for 2 s"
+    ] * 2
     well = asyncio.run(replica.generate(replace(PROMPT, ids=np.array([5, 7], np.int32)), SAMPLING, 2))
     assert [(one.finish, one.ids.tolist()) for one in well.completions] == [("environment", DRAWN)] * 2
 
@@ -121,6 +123,7 @@ def test_turns_end_before_their_request_does(monkeypatch: pytest.MonkeyPatch, tm
     monkeypatch.setattr(stacks, "register", lambda what: None)
     file = tmp_path / "blocks.py"
     file.write_text(BLOCKS)
-    replica = Scripted(ReplicaSettings("none", max_length=66, environment=f"{file}:Blocks", request_deadline=1.5))
+    monkeypatch.setattr(rollout_replica, "_TALKS", 0.05)
+    replica = Scripted(ReplicaSettings("none", max_length=66, environment=f"{file}:Blocks", request_deadline=40.0))
     group = asyncio.run(replica.generate(PROMPT, SAMPLING, 2))
     assert [one.failure for one in group.completions] == ["its turns took too long for rollout_timeout"] * 2

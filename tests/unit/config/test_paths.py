@@ -39,11 +39,16 @@ def test_files_of_functions_and_environments_become_absolute(tmp_path, monkeypat
     assert absolute_paths(config(stage="grpo", environment="mine.talks:Talk")).rl.environment == "mine.talks:Talk"
 
 
-def test_files_that_ray_ships_to_every_process_are_found_in_its_copy():
-    keys = {"stage": "grpo", "reward_funcs": "mine.py:short", "environment": "talk.py:Talk"}
+def test_files_that_ray_ships_to_every_process_are_found_in_its_copy(tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    keys = {"stage": "grpo", "reward_funcs": "mine.py:short,../its.py:short", "environment": "talk.py:Talk"}
     cfg = absolute_paths(config(**keys, ray_init_kwargs={"runtime_env": {"working_dir": "."}}))
-    assert cfg.reward.reward_funcs == ("mine.py:short",)
+    assert cfg.reward.reward_funcs == ("mine.py:short", f"{tmp_path}/here/../its.py:short")
     assert cfg.rl.environment == "talk.py:Talk"
+    for folder in ("sub", "s3://bucket/code.zip", None):
+        cfg = absolute_paths(config(**keys, ray_init_kwargs={"runtime_env": {"working_dir": folder}}))
+        assert cfg.rl.environment == f"{tmp_path}/here/talk.py:Talk"
 
 
 def test_folders_of_rows_become_absolute_and_hubs_and_addresses_stay(tmp_path, monkeypatch):

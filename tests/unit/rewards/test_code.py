@@ -88,7 +88,7 @@ def test_answers_that_others_left_no_time_are_not_scored(monkeypatch: pytest.Mon
 
 def test_a_limit_of_the_users_own_is_no_excuse(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rewards_code, "FAIR", 60.0)
-    code = CodeReward(column="tests", limits=Limits(seconds=1.5), seconds=60)
+    code = CodeReward(column="tests", limits=Limits(seconds=5), seconds=60)
     assert code(["while True: pass"], tests=["assert True"]) == [0.0]
 
 

@@ -2,16 +2,14 @@
 
 import asyncio
 import sys
-import threading
 from collections.abc import Callable, Sequence
-from contextlib import closing
 from typing import Any, cast
 
 import numpy as np
 import pytest
 
 from raytune.stages.calculator import Calculator, calculate
-from raytune.stages.environment import Apart, Environment, Reply, converse, merged
+from raytune.stages.environment import Environment, Reply, converse, merged
 from raytune.stages.samples import Completion, Finish, Ids, Prompt, VersionSpan
 from tests.helpers.tiny import tiny_tokenizer
 
@@ -57,7 +55,6 @@ def run(
     budget: int = 200,
     max_turns: int = 8,
     time_limit: float | None = None,
-    whole_limit: float | None = None,
 ) -> Completion:
     return asyncio.run(
         converse(
@@ -71,7 +68,6 @@ def run(
             decode=ids_text,
             vocabulary=len(tiny_tokenizer()),
             time_limit=time_limit,
-            whole_limit=whole_limit,
         )
     )
 
@@ -152,8 +148,6 @@ class Trouble:
             self.act()
 
     async def step(self, text: str, ids: Ids) -> Any:
-        if self.verb == "hang":
-            await asyncio.sleep(60)
         return self.act()
 
 
@@ -168,12 +162,11 @@ def fail() -> None:
         (Trouble("step", fail), "its step raised KeyError: 'boom'"),
         (Trouble("step", lambda: sys.exit(3)), "its step raised SystemExit: 3"),
         (Trouble("step", lambda: "hm"), "its step gave str, not a Reply"),
-        (Trouble("hang", fail), "its step took longer than 0.2 s"),
     ],
 )
 def test_an_environment_that_fails_ends_its_answer_alone(environment: Environment, why: str) -> None:
     first = drawn("a", 0)
-    answer = run(environment, first, Script(), time_limit=0.2)
+    answer = run(environment, first, Script())
     assert (answer.finish, answer.failure, answer.ids.tolist()) == ("failed", why, first.ids.tolist())
 
 
@@ -182,11 +175,11 @@ def test_an_environment_that_fails_ends_its_answer_alone(environment: Environmen
     [
         (Reply(text=cast(str, None)), "a Reply whose text is NoneType, not str"),
         (Reply(text=cast(str, {"result": 5})), "a Reply whose text is dict, not str"),
-        (Reply(ids=cast(Any, None)), "a Reply whose ids are NoneType, not a sequence of ints"),
-        (Reply(ids=cast(Any, [7, "8"])), f"a Reply with the id '8'; ids are ints from 0 to {LAST}"),
-        (Reply(ids=[7, 1.0]), f"a Reply with the id 1.0; ids are ints from 0 to {LAST}"),  # type: ignore[list-item]
-        (Reply(ids=[-1]), f"a Reply with the id -1; ids are ints from 0 to {LAST}"),
-        (Reply(ids=[LAST + 1]), f"a Reply with the id {LAST + 1}; ids are ints from 0 to {LAST}"),
+        (Reply(done=cast(bool, np.zeros(2))), "a Reply whose done is ndarray, not bool"),
+        (Reply(ids=cast(Any, [7, "8"])), f"a Reply with the id '8', not an int below {LAST + 1}"),
+        (Reply(ids=[7, 1.0]), f"a Reply with the id 1.0, not an int below {LAST + 1}"),  # type: ignore[list-item]
+        (Reply(ids=[-1]), f"a Reply with the id -1, not an int below {LAST + 1}"),
+        (Reply(ids=[LAST + 1]), f"a Reply with the id {LAST + 1}, not an int below {LAST + 1}"),
     ],
 )
 def test_a_reply_that_stands_for_no_tokens_ends_its_answer_alone(reply: Reply, why: str) -> None:
@@ -196,10 +189,13 @@ def test_a_reply_that_stands_for_no_tokens_ends_its_answer_alone(reply: Reply, w
     assert answer.ids.tolist() == first.ids.tolist()
 
 
-def test_a_text_that_no_tokenizer_can_write_ends_its_answer_alone() -> None:
-    answer = run(Trouble("step", lambda: Reply("half of a pair: \ud83d")), drawn("a", 0), Script())
+@pytest.mark.parametrize(
+    "reply", [Reply("half of a pair: \ud83d"), Reply(ids=cast(Any, None)), Reply(ids=cast(Any, np.array(5)))]
+)
+def test_a_reply_that_cannot_be_written_ends_its_answer_alone(reply: Reply) -> None:
+    answer = run(Trouble("step", lambda: reply), drawn("a", 0), Script())
     assert answer.finish == "failed"
-    assert answer.failure.startswith("its step gave a Reply whose text has no tokens: ")
+    assert answer.failure.startswith("its step gave a Reply that is no tokens: ")
 
 
 def test_ids_may_be_an_array_and_the_last_of_the_vocabulary() -> None:
@@ -209,17 +205,21 @@ def test_ids_may_be_an_array_and_the_last_of_the_vocabulary() -> None:
 
 
 def test_turns_that_take_too_long_together_end_their_answer() -> None:
-    class Talker:
+    class Tires:
+        def __init__(self) -> None:
+            self.turns = 0
+
         async def reset(self, prompt: Prompt) -> None: ...
 
         async def step(self, text: str, ids: Ids) -> Reply:
-            await asyncio.sleep(0.05)
+            self.turns += 1
+            await asyncio.sleep(60 if self.turns > 1 else 0)
             return Reply("x")
 
-    answer = run(Talker(), drawn("a", 0), Script(*"b" * 60), time_limit=10.0, whole_limit=0.3, max_turns=60)
+    answer = run(Tires(), drawn("a", 0), Script("b"), time_limit=4.0)
     assert (answer.finish, answer.failure) == ("failed", "its turns took too long for rollout_timeout")
     # What there was of it is kept.
-    assert ids_text(answer.ids.tolist()).startswith("axb")
+    assert ids_text(answer.ids.tolist()) == "axb"
 
 
 def test_an_engine_that_takes_too_long_is_not_the_environments_fault() -> None:
@@ -229,128 +229,7 @@ def test_an_engine_that_takes_too_long_is_not_the_environments_fault() -> None:
     script = Script()
     script.draw = draw  # type: ignore[method-assign]
     with pytest.raises(TimeoutError, match="no engine"):
-        run(Calculator(), drawn("<calc>2+3</calc>", 0), script, whole_limit=60.0)
-
-
-async def talk(kind: Callable[[], Environment], first: str, time_limit: float = 20.0) -> Completion:
-    """A conversation as a replica has it."""
-    with closing(Apart(kind)) as environment:
-        return await converse(
-            environment,
-            PROMPT,
-            drawn(first, 0),
-            Script("5").draw,
-            budget=200,
-            max_turns=8,
-            encode=text_ids,
-            decode=ids_text,
-            vocabulary=len(tiny_tokenizer()),
-            time_limit=time_limit,
-        )
-
-
-def threads_of_environments() -> list[threading.Thread]:
-    return [thread for thread in threading.enumerate() if thread.name == "environment"]
-
-
-def test_an_environment_that_blocks_keeps_nobody_else_waiting() -> None:
-    blocked = threading.Event()
-
-    async def both() -> tuple[Completion, Completion]:
-        stuck = await talk(lambda: Trouble("step", lambda: blocked.wait(60)), "a", time_limit=0.2)
-        # The first one's thread is stuck still.
-        return stuck, await talk(Calculator, "<calc>2+3</calc>")
-
-    stuck, well = asyncio.run(both())
-    assert stuck.failure == "its step took longer than 0.2 s"
-    assert ids_text(well.ids.tolist()) == "<calc>2+3</calc><result>5</result>5"
-    blocked.set()
-
-
-def test_tools_that_block_do_so_side_by_side() -> None:
-    # Each is in its step at the same time as all others, or the barrier breaks.
-    together = threading.Barrier(8)
-
-    def step() -> Reply:
-        together.wait(20)
-        return Reply(done=True)
-
-    async def all_of_them() -> list[Completion]:
-        return await asyncio.gather(*(talk(lambda: Trouble("step", step), "a") for _ in range(8)))
-
-    assert [answer.failure for answer in asyncio.run(all_of_them())] == [""] * 8
-
-
-class Leaves:
-    """Leaves by sys.exit as soon as it is made."""
-
-    def __init__(self) -> None:
-        sys.exit("no key")
-
-    async def reset(self, prompt: Prompt) -> None: ...
-
-    async def step(self, text: str, ids: Ids) -> Reply:
-        return Reply()
-
-
-class Cancelled:
-    """Lets through what a task that it waited for ended with."""
-
-    async def reset(self, prompt: Prompt) -> None: ...
-
-    async def step(self, text: str, ids: Ids) -> Reply:
-        raise asyncio.CancelledError
-
-
-class LeavesLater:
-    """What it has its loop do later leaves by sys.exit, while a step waits."""
-
-    async def reset(self, prompt: Prompt) -> None:
-        asyncio.get_running_loop().call_later(0.05, sys.exit, 1)
-
-    async def step(self, text: str, ids: Ids) -> Reply:
-        await asyncio.sleep(60)
-        return Reply()
-
-
-@pytest.mark.parametrize(
-    ("kind", "why"),
-    [
-        (Leaves, "its reset raised SystemExit: no key"),
-        (lambda: Trouble("step", lambda: sys.exit(3)), "its step raised SystemExit: 3"),
-        (Cancelled, "its step raised CancelledError"),
-        (LeavesLater, "its step raised CancelledError"),
-    ],
-)
-def test_an_environment_that_leaves_ends_its_answer_alone(kind: Callable[[], Environment], why: str) -> None:
-    async def both() -> tuple[Completion, Completion]:
-        return await asyncio.gather(talk(kind, "a"), talk(Calculator, "<calc>2+3</calc>"))
-
-    left, well = asyncio.run(both())
-    assert (left.finish, left.failure) == ("failed", why)
-    assert ids_text(well.ids.tolist()) == "<calc>2+3</calc><result>5</result>5"
-
-
-def test_the_thread_of_a_conversation_ends_with_it() -> None:
-    class Waits:
-        async def reset(self, prompt: Prompt) -> None: ...
-
-        async def step(self, text: str, ids: Ids) -> Reply:
-            await asyncio.sleep(60)
-            return Reply()
-
-    async def some() -> None:
-        with pytest.raises(TimeoutError):
-            await asyncio.wait_for(talk(Waits, "a"), 0.2)
-        await talk(Waits, "a", time_limit=0.1)
-        await talk(Calculator, "<calc>2+3</calc>")
-
-    before = threads_of_environments()
-    asyncio.run(some())
-    ours = [thread for thread in threads_of_environments() if thread not in before]
-    for thread in ours:
-        thread.join(20)
-    assert [thread for thread in ours if thread.is_alive()] == []
+        run(Calculator(), drawn("<calc>2+3</calc>", 0), script, time_limit=60.0)
 
 
 def test_neighbouring_spans_of_one_version_become_one() -> None:
